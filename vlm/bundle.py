@@ -1,0 +1,147 @@
+"""The bundle: a folder of weights and configs that is a whole model. Finds it, proves it, loads it.
+
+Knows the files, not the architecture: a damaged or foreign folder is refused in one line before any weight is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlm.model import HartVLM
+    from vlm.processor import StreamProcessor
+
+MODEL_TYPE = "hart_vlm"
+MAX_SHARD_BYTES = 15_000_000
+MAX_BUNDLE_BYTES = 40_000_000
+MAX_HEADER_BYTES = 100_000_000
+
+
+def bundle_path(path: Path | str | None = None) -> Path:
+    """`path`, or the bundle that ships with this package. Raises `UserError` if it is no folder."""
+    if path is None:
+        packaged = Path(str(resources.files("vlm") / "bundle"))
+        if not packaged.is_dir():
+            raise UserError(f"this installation carries no model ({packaged} is missing); pass --bundle DIR")
+        return packaged
+    path = Path(path)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "missing"
+        raise UserError(f"{path} is {found}, expected the folder of a bundle; pass another --bundle")
+    return path
+
+
+def fingerprint(path: Path | str | None = None) -> str:
+    """The first 16 hex digits of a SHA-256 over the bundle's files: their names, lengths and contents, sorted."""
+    folder = bundle_path(path)
+    digest = hashlib.sha256()
+    for file in _files(folder):
+        name = file.relative_to(folder).as_posix().encode()
+        digest.update(struct.pack("<QQ", len(name), file.stat().st_size) + name)
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def load_bundle(
+    path: Path | str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> tuple[HartVLM, StreamProcessor]:
+    """The model, in evaluation mode, and its processor, from a bundle's folder (the packaged one by default).
+
+    dtype: float32 by default, whatever the files hold. Raises `UserError` if a file is missing, truncated or
+    foreign, or if the weights are not exactly those of the model.
+    """
+    folder = bundle_path(path)
+    check_bundle(folder)
+
+    import torch
+
+    from vlm.model import HartVLM
+    from vlm.processor import StreamProcessor
+
+    try:
+        model, report = HartVLM.from_pretrained(
+            folder, dtype=dtype or torch.float32, local_files_only=True, output_loading_info=True
+        )
+        processor = StreamProcessor.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"the bundle at {folder} cannot be loaded: {reason}; restore its files") from error
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := sorted(map(str, report.get(fault) or ())):
+            raise UserError(
+                f"the bundle at {folder} has {len(keys)} {fault.replace('_keys', '')} weights ({keys[0]}), "
+                "expected exactly those of its config; restore its files"
+            )
+    return model.to(device).eval(), processor
+
+
+def check_bundle(folder: Path) -> None:
+    """Raise `UserError` unless `folder` holds a config of this kind of model and whole safetensors files."""
+    config = _json(folder / "config.json")
+    found = config.get("model_type")
+    if found != MODEL_TYPE:
+        raise UserError(
+            f"{folder / 'config.json'} is of model type {found!r}, expected {MODEL_TYPE!r}; pass another --bundle"
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = _json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise UserError(f"{index} has no weight_map of file names; restore the bundle's files")
+        names = sorted(set(shards.values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{index} names {name!r}, expected a file beside it; restore the bundle's files")
+        check_safetensors(folder / name)
+
+
+def check_safetensors(path: Path) -> None:
+    """Raise `UserError` unless `path` is a safetensors file of just the length that its header promises."""
+    restore = "restore the bundle's files"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES
+            if 8 + length > min(size, MAX_HEADER_BYTES):
+                raise UserError(f"{path} is truncated or no safetensors file ({size:,} bytes); {restore}")
+            header = json.loads(stream.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}), expected weights; {restore}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{path} has a damaged header, expected a safetensors file; {restore}") from error
+    if size != expected:
+        raise UserError(f"{path} has {size:,} bytes, its header promises {expected:,}; {restore}")
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (file for file in folder.rglob("*") if file.is_file())
+    named = [file for file in found if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)]
+    return sorted(named, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def _json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}), expected a bundle's file; pass another --bundle") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); restore the bundle's files") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}, expected an object; restore the bundle's files")
+    return value

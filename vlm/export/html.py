@@ -1,0 +1,29 @@
+"""A guide as one HTML file: pictures inside, printable, light and dark, everything the model wrote escaped."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from vlm.flatpack.style import HOUSE_PALETTE
+from vlm.guide import Guide
+
+SWATCHES = {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in HOUSE_PALETTE.items()}
+
+
+def to_html(guide: Guide, pictures: Sequence[bytes]) -> str:
+    """The page; `pictures` are the steps' PNG files, one a step."""
+    environment = Environment(
+        loader=PackageLoader("vlm", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    sources = ["data:image/png;base64," + b64encode(picture).decode("ascii") for picture in pictures]
+    return environment.get_template("guide.html").render(
+        guide=guide, steps=list(zip(guide.steps, sources, strict=True)), swatches=SWATCHES
+    )

@@ -1,0 +1,138 @@
+"""Outputs that appear whole or not at all; knows nothing of what is in them.
+
+Everything is written beside its destination and renamed into place, so a crash, a full disk or Ctrl-C
+leaves the destination as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vlm.errors import UserError
+
+
+def check_output_folder(target: Path, *, marker: str, force: bool = False) -> None:
+    """Raise `UserError` unless a folder may be written at `target`.
+
+    A missing or empty folder is free. One with files in it is replaced only with `force`, and only if it
+    holds a file named `marker`: the sign that an earlier run wrote it, so that `force` never deletes a home.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UserError(f"{target} is a file, expected a folder to write; choose another --out")
+    if not target.is_dir():
+        return
+    try:
+        occupied = any(target.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {target} ({error.strerror}); choose another --out") from error
+    if not occupied:
+        return
+    if not force:
+        raise UserError(f"{target} exists and is not empty; choose another --out, or pass --force to replace it")
+    if not (target / marker).is_file():
+        raise UserError(
+            f"{target} is not empty and holds no {marker}, so --force will not replace it; choose another --out"
+        )
+
+
+@contextmanager
+def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; on leaving without an error it becomes `target`.
+
+    Entering already proves that the place can be written, so a long computation inside is not lost to it.
+    Raises `UserError` as `check_output_folder` does, and if the place is not writable.
+    """
+    target = Path(os.path.abspath(target))
+    check_output_folder(target, marker=marker, force=force)
+    made = _make_parents(target)
+    try:
+        with _user_error(target):
+            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        try:
+            yield staging
+            with _user_error(target):
+                check_output_folder(target, marker=marker, force=force)
+                staging.chmod(0o777 & ~_umask())
+                _replace_folder(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except BaseException:
+        for parent in reversed(made):
+            _remove_if_empty(parent)
+        raise
+
+
+@contextmanager
+def output_file(target: Path) -> Iterator[Path]:
+    """Yield a path to write; on leaving without an error it replaces `target`. Raises `UserError` if unwritable."""
+    target = Path(os.path.abspath(target))
+    if target.is_dir():
+        raise UserError(f"{target} is a folder, expected a file to write; choose another path")
+    made = _make_parents(target)
+    try:
+        with _user_error(target):
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            os.close(handle)
+        staging = Path(name)
+        try:
+            yield staging
+            with _user_error(target):
+                staging.chmod(0o666 & ~_umask())
+                os.replace(staging, target)
+        finally:
+            staging.unlink(missing_ok=True)
+    except BaseException:
+        for parent in reversed(made):
+            _remove_if_empty(parent)
+        raise
+
+
+def _make_parents(target: Path) -> list[Path]:
+    """Make the folders above `target`; return those that were missing, outermost first."""
+    missing = [parent for parent in target.parents if not parent.exists()][::-1]
+    with _user_error(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _replace_folder(staging: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    os.rename(target, retired / target.name)
+    try:
+        os.rename(staging, target)
+    except BaseException:
+        os.rename(retired / target.name, target)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _user_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror or error}); choose a place you may write to"
+        ) from error

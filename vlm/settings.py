@@ -1,0 +1,107 @@
+"""Config files: YAML into typed, frozen settings, with overrides such as `train.steps=100`.
+
+Knows no particular config. A key that the settings do not have is an error that names the nearest one they have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from vlm.errors import UserError
+from vlm.guide import describe
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """Base of a config's sections: frozen, no unknown keys. Standard dataclasses may be sections too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def load_settings(path: Path | str, kind: type[T], overrides: Sequence[str] = ()) -> T:
+    """Read the YAML file at `path` into `kind` (a `Settings` or a dataclass).
+
+    overrides: "section.key=value", the value in YAML, applied in order. Raises `UserError` for an unreadable
+    file, bad YAML, an unknown key (naming the nearest known one) or a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read the config {path} ({reason}); pass another --config") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds a {type(values).__name__}, expected keys and values")
+    _refuse_unknown(values, kind, str(path))
+    for override in overrides:
+        _override(values, override, kind)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from error
+
+
+def packaged_config(name: str) -> Path:
+    """The path of a config that ships with this package, by its name without ending: "tokenizer", "model"."""
+    folder = Path(str(resources.files("vlm") / "configs"))
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise UserError(f"no packaged config {name!r}, expected one of {', '.join(known)}")
+    return path
+
+
+def _fields(kind: Any) -> dict[str, Any] | None:
+    """Names and types of a section's keys; None if `kind` is not a section."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return None
+
+
+def _refuse_unknown(values: Mapping[Any, Any], kind: Any, source: str, prefix: str = "") -> None:
+    fields = _fields(kind)
+    if fields is None:
+        return
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"expected one of {', '.join(fields)}"
+            raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
+        if isinstance(value, Mapping):
+            _refuse_unknown(value, fields[key], source, f"{prefix}{key}.")
+
+
+def _override(values: dict[str, Any], override: str, kind: Any) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is no YAML") from error
+    nested: Any = value
+    for key in reversed(keys):
+        nested = {key: nested}
+    _refuse_unknown(nested, kind, f"override {override!r}")
+    section = values
+    for key in keys[:-1]:
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise UserError(f"override {override!r}: {key} is a value, not a section")
+    section[keys[-1]] = value

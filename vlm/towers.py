@@ -1,0 +1,73 @@
+"""One training pass through both towers: own weights for own rows, one attention for all of them.
+
+Knows the layers that Llama, Qwen2 and Qwen3 share. Does not know what the rows mean; the mask says who sees whom.
+Rows are packed: T text rows then I image rows, N = T + I; H heads of width d, B samples of at most L rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from vlm.masks import RowTable
+
+
+def joint_forward(
+    text: nn.Module, image: nn.Module, text_rows: Tensor, image_rows: Tensor, rows: RowTable, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run decoder stacks `text` and `image` (each with layers, norm, rotary_emb) over one pass of mixed rows.
+
+    text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`; mask: (B, 1, L, L) bool.
+    Returns the normed hidden states, (T, W) and (I, W'). Equal to the cached steps, tested in float32.
+    """
+    split = text_rows.shape[0]
+    stacks = [(text, slice(None, split)), (image, slice(split, None))]
+    hidden = [text_rows, image_rows]
+    rotary = [
+        stack.rotary_emb(states[None], position_ids=rows.position[None, part])
+        for (stack, part), states in zip(stacks, hidden, strict=True)
+    ]
+    for text_layer, image_layer in zip(text.layers, image.layers, strict=True):
+        layers = (text_layer, image_layer)
+        projected = [
+            _project(layer.self_attn, layer.input_layernorm(states), turn)
+            for layer, states, turn in zip(layers, hidden, rotary, strict=True)
+        ]
+        query, key, value = (torch.cat(parts) for parts in zip(*projected, strict=True))
+        attended = _attend(query, key, value, rows, mask, layers[0].self_attn.scaling)
+        hidden = [
+            _finish(layer, states, attended[part])
+            for layer, states, (_, part) in zip(layers, hidden, stacks, strict=True)
+        ]
+    return text.norm(hidden[0]), image.norm(hidden[1])
+
+
+def _project(attention: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, W) → query (M, H, d), key and value (M, KV heads, d), turned to their positions."""
+    width = attention.head_dim
+    # The head count is spelt out: with no rows of a kind, -1 could not be inferred.
+    query = attention.q_proj(states).unflatten(-1, (attention.config.num_attention_heads, width))
+    key = attention.k_proj(states).unflatten(-1, (attention.config.num_key_value_heads, width))
+    value = attention.v_proj(states).unflatten(-1, (attention.config.num_key_value_heads, width))
+    if hasattr(attention, "q_norm"):
+        query, key = attention.q_norm(query), attention.k_norm(key)
+    cos, sin = rotary
+    query, key = apply_rotary_pos_emb(query[None], key[None], cos, sin, unsqueeze_dim=2)
+    return query[0], key[0].to(value.dtype), value
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, rows: RowTable, mask: Tensor, scale: float) -> Tensor:
+    """(N, heads, d) each → (N, H·d), through the padded (B, heads, L, d) layout."""
+    query, key, value = (part[rows.slots].transpose(1, 2) for part in (query.to(value.dtype), key, value))
+    grouped = query.shape[1] // key.shape[1]
+    if grouped > 1:
+        key, value = key.repeat_interleave(grouped, dim=1), value.repeat_interleave(grouped, dim=1)
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return attended.transpose(1, 2).flatten(2).flatten(0, 1)[rows.places]
+
+
+def _finish(layer: nn.Module, states: Tensor, attended: Tensor) -> Tensor:
+    states = states + layer.self_attn.o_proj(attended)
+    return states + layer.mlp(layer.post_attention_layernorm(states))

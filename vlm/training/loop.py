@@ -1,0 +1,240 @@
+"""The training loop: budget, optimizer, averaged weights, checkpoints, resume, curves.
+
+Knows how to train any `Task`; knows nothing of pictures, tokens or losses. Everything random in a step comes from a
+generator seeded with (seed, step, process) and every batch from its number, so a run that was killed continues as if
+nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train. A run ends at `steps` or after `minutes` (0: no such limit), whichever comes first.
+
+    learning_rate falls on a cosine to `final_rate` times itself over the budget, after `warmup` steps. batch_size is
+    per process and accumulation step; average: decay of the averaged weights; precision: "no" or "bf16"; device:
+    "auto" or "cpu"; intervals are in steps, `save_minutes` in minutes. initial: weights to start from, or "".
+    """
+
+    steps: int = 0
+    minutes: float = 0.0
+    batch_size: int = 16
+    accumulate: int = 1
+    learning_rate: float = 6e-4
+    final_rate: float = 0.02
+    warmup: int = 100
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 1.0
+    average: float = 0.998
+    precision: str = "bf16"
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 500
+    save_minutes: float = 4.0
+    initial: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if self.steps <= 0 and self.minutes <= 0:
+            raise ValueError("a run needs a budget: set train.steps or train.minutes above 0")
+        for name in ("batch_size", "accumulate", "log_every", "validate_every", "warmup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f'train.precision is "no" or "bf16", got {self.precision!r}')
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(f'train.device is "auto" or "cpu", got {self.device!r}')
+
+
+class Task(Protocol):
+    """What the loop trains. `module` holds the weights (and any buffers that training moves)."""
+
+    module: nn.Module
+
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
+        """Batches from number `start` on; a batch depends on its number (and the process) alone."""
+
+    def loss(self, module: nn.Module, batch: Any, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """The scalar loss of one batch on the module's device, and what to report; progress in [0, 1]."""
+
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        """Figures on held-out data; may write sample pictures into the folder."""
+
+
+class _Step(nn.Module):
+    """Makes the task's loss the forward pass, so that data-parallel wrappers see it."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.module = task.module
+        self._loss = task.loss
+
+    def forward(self, batch: Any, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+        return self._loss(self.module, batch, generator, progress)
+
+
+def rate_at(settings: TrainSettings, step: int, progress: float) -> float:
+    """Learning rate: a linear warm-up, then a cosine over the budget."""
+    warm = min(1.0, (step + 1) / settings.warmup)
+    low = settings.final_rate
+    return settings.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True) -> nn.Module:
+    """Train until the budget is spent; returns the averaged weights' module.
+
+    folder receives `checkpoint.pt`, `curve.jsonl` and sample pictures. With `resume`, a checkpoint found there is
+    continued, otherwise one is an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
+    that is not finite.
+    """
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        cpu=settings.device == "cpu",
+        gradient_accumulation_steps=settings.accumulate,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise ValueError(f"{checkpoint} exists; resume it, or choose another folder")
+
+    step_module = _Step(task)
+    weights = [p for p in step_module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+    step_module, optimizer = accelerator.prepare(step_module, optimizer)
+    inner = accelerator.unwrap_model(step_module).module
+    averaged = AveragedModel(inner, multi_avg_fn=_average_fn(settings.average), use_buffers=False)
+
+    step, spent = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        inner.load_state_dict(state["module"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+        log.info("resumed at step %d after %.1f minutes", step, spent / 60)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            write_checkpoint(
+                checkpoint,
+                {
+                    "module": inner.state_dict(),
+                    "averaged": averaged.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "spent": spent,
+                    "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()},
+                },
+            )
+
+    def progress_now() -> float:
+        by_steps = step / settings.steps if settings.steps > 0 else 0.0
+        by_time = spent / 60 / settings.minutes if settings.minutes > 0 else 0.0
+        return max(by_steps, by_time)
+
+    recent: deque[dict[str, float]] = deque(maxlen=settings.log_every)
+    micro = step * settings.accumulate
+    batches = task.batches(micro, settings.batch_size, accelerator.process_index, accelerator.num_processes)
+    last_save = mark = time.monotonic()
+    mark_step = step
+    step_module.train()
+    while progress_now() < 1.0:
+        started = time.monotonic()
+        rate = rate_at(settings, step, progress_now())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for part in range(settings.accumulate):
+            batch = next(batches)
+            generator = torch.Generator().manual_seed(
+                hash((settings.seed, step, part, accelerator.process_index)) & 0x7FFFFFFFFFFF
+            )
+            with accelerator.accumulate(step_module), accelerator.autocast():
+                loss, metrics = step_module(batch, generator, progress_now())
+                if not math.isfinite(float(loss.detach())):
+                    raise RuntimeError(f"the loss is not finite at step {step}; the last checkpoint is kept in {checkpoint}")
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and settings.clip > 0:
+                    metrics["grad_norm"] = float(accelerator.clip_grad_norm_(weights, settings.clip))
+                optimizer.step()
+                optimizer.zero_grad()
+        recent.append(metrics)
+        step += 1
+        averaged.update_parameters(inner)
+        spent += time.monotonic() - started
+        if step % settings.log_every == 0:
+            now = time.monotonic()
+            row = {k: sum(m.get(k, 0.0) for m in recent) / len(recent) for k in recent[-1]}
+            seen = (step - mark_step) * settings.batch_size * settings.accumulate * accelerator.num_processes
+            row |= {"samples_per_s": seen / (now - mark), "lr": rate}
+            mark, mark_step = now, step
+            _report(folder, "train", step, spent, row, accelerator)
+        if step % settings.validate_every == 0 or progress_now() >= 1.0:
+            if accelerator.is_main_process:
+                module = _averaged_copy(averaged, inner)
+                _report(folder, "validation", step, spent, task.validate(module, folder, step), accelerator)
+            step_module.train()
+            mark, mark_step = time.monotonic(), step
+        if time.monotonic() - last_save > settings.save_minutes * 60:
+            save()
+            last_save = time.monotonic()
+    save()
+    accelerator.wait_for_everyone()
+    return _averaged_copy(averaged, inner)
+
+
+def _average_fn(decay: float) -> Any:
+    """Exponential average that forgets the random start: the decay rises with the number of updates."""
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return torch.no_grad()(update)
+
+
+def _averaged_copy(averaged: AveragedModel, inner: nn.Module) -> nn.Module:
+    """The averaged parameters with the live buffers, ready for evaluation."""
+    module = averaged.module
+    for mine, live in zip(module.buffers(), inner.buffers(), strict=True):
+        mine.copy_(live)
+    return module.eval()
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write aside, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
+    aside = path.with_suffix(".part")
+    torch.save(state, aside)
+    os.replace(aside, path)
+
+
+def _report(folder: Path, kind: str, step: int, spent: float, row: dict[str, float], accelerator: Accelerator) -> None:
+    if not accelerator.is_main_process:
+        return
+    rounded = {key: float(f"{value:.5g}") for key, value in row.items()}
+    with open(folder / "curve.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"kind": kind, "step": step, "minutes": round(spent / 60, 2), **rounded}) + "\n")
+    log.info("%s %d · %.1f min · %s", kind, step, spent / 60, "  ".join(f"{k} {v:.4g}" for k, v in rounded.items()))
