@@ -8,7 +8,6 @@ Shapes: B batch, W width, h, w grid. Level 0 is the finest; each further level h
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,7 +89,9 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one grid size, attention after each where asked for, and the way to the next grid."""
 
-    def __init__(self, width_in: int, width: int, blocks: int, groups: int, attention: bool, resample: str) -> None:
+    def __init__(
+        self, width_in: int, width: int, blocks: int, groups: int, *, attention: bool, resample: str
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
             ResnetBlock(width_in if i == 0 else width, width, groups) for i in range(blocks)
@@ -140,7 +141,9 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """(B, C, h, w) → (B, 3, h·stride, w·stride), the release's ``post_quant_conv`` and ``decoder``, not clamped."""
+    """(B, C, h, w) → (B, 3, h·stride, w·stride), the release's ``post_quant_conv`` and ``decoder``, not
+    clamped.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

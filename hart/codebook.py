@@ -1,7 +1,8 @@
 """The codebook's training state: moving averages, revival of dead codes, statistics of use.
 
-Knows: how embeddings follow the vectors assigned to them. Does not know pictures or gradients: the codebook has none,
-it moves by exponential averages (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1), which need no learning rate.
+Knows: how embeddings follow the vectors assigned to them. Does not know pictures or gradients: the codebook
+has none, it moves by exponential averages (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1), which
+need no learning rate.
 
 The tracker is training state: save its ``state_dict`` with the optimizer, not with the model.
 """
@@ -17,8 +18,9 @@ from hart.quantizer import MultiScaleQuantizer, QuantizerTrace
 class CodebookTracker(nn.Module):
     """Moving averages for a codebook of V codes with C channels, and a pool of recent vectors to revive from.
 
-    decay: of the averages, per update. dead_below: a code is dead when its share of recent assignments is below this
-    fraction of the even share 1/V. pool: how many recent vectors are kept. revive_every: updates between revivals.
+    decay: of the averages, per update. dead_below: a code is dead when its share of recent assignments is
+    below this fraction of the even share 1/V. pool: how many recent vectors are kept. revive_every: updates
+    between revivals.
     """
 
     counts: Tensor
@@ -51,8 +53,10 @@ class CodebookTracker(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def initialise(self, quantizer: MultiScaleQuantizer, latent: Tensor, *, generator: torch.Generator) -> None:
-        """Fill the codebook from a first batch of latents (B, C, p, p): k-means over what each scale would have to add."""
+    def initialise(
+        self, quantizer: MultiScaleQuantizer, latent: Tensor, *, generator: torch.Generator
+    ) -> None:
+        """Fill the codebook from latents (B, C, p, p): k-means over what each scale would have to add."""
         vectors = torch.cat(_pyramid_rests(quantizer, latent.float()))
         vocab = quantizer.vocab_size
         centres = vectors[_choose(len(vectors), vocab, generator, vectors.device)]
@@ -72,12 +76,17 @@ class CodebookTracker(nn.Module):
 
     @torch.no_grad()
     def update(
-        self, quantizer: MultiScaleQuantizer, trace: QuantizerTrace, *, generator: torch.Generator, revive: bool = True
+        self,
+        quantizer: MultiScaleQuantizer,
+        trace: QuantizerTrace,
+        *,
+        generator: torch.Generator,
+        revive: bool = True,
     ) -> dict[str, float]:
-        """Move the codebook towards one batch's assignments; every ``revive_every`` updates replace dead codes.
+        """Move the codebook towards a batch's assignments; replace dead codes every ``revive_every`` updates.
 
-        Returns ``codebook_used`` (share of codes with recent assignments), ``codebook_perplexity`` (effective number
-        of codes, of V) and ``codebook_revived`` (count in this update).
+        Returns ``codebook_used`` (share of codes with recent assignments), ``codebook_perplexity`` (effective
+        number of codes, of V) and ``codebook_revived`` (count in this update).
         """
         codes = torch.cat([scale.flatten() for scale in trace.codes])
         rests = torch.cat([scale.flatten(0, 1) for scale in trace.rests])

@@ -15,10 +15,10 @@ AUTOENCODERS = ("light", "convolutional")
 class TokenizerConfig:
     """Everything that fixes the architecture of a :class:`hart.tokenizer.HybridTokenizer`.
 
-    Widths and blocks run from the finest level to the coarsest; each further level halves the grid. ``patch`` is
-    the side of the pixel squares that the light autoencoder folds into channels first (the convolutional one has
-    none: 1). ``residual_scale`` is what residuals are divided by for the diffusion, so that nearly all of them fall
-    into [-1, 1]. Raises ValueError when the values do not fit together.
+    Widths and blocks run from the finest level to the coarsest; each further level halves the grid. ``patch``
+    is the side of the pixel squares that the light autoencoder folds into channels first (the convolutional
+    one has none: 1). ``residual_scale`` is what residuals are divided by for the diffusion, so that nearly
+    all of them fall into [-1, 1]. Raises ValueError when the values do not fit together.
     """
 
     resolution: int = 128
@@ -41,11 +41,11 @@ class TokenizerConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.autoencoder not in AUTOENCODERS:
             raise ValueError(f"autoencoder must be one of {AUTOENCODERS}, got {self.autoencoder!r}")
-        levels = {
-            len(self.encoder_widths), len(self.encoder_blocks), len(self.decoder_widths), len(self.decoder_blocks)
-        }
-        if len(levels) != 1 or levels == {0}:
-            raise ValueError("widths and blocks of encoder and decoder must name the same levels, at least one")
+        per_level = (self.encoder_widths, self.encoder_blocks, self.decoder_widths, self.decoder_blocks)
+        if len({len(values) for values in per_level}) != 1 or not self.encoder_widths:
+            raise ValueError(
+                f"widths and blocks must name the same levels, at least one, got {per_level}"
+            )
         if self.autoencoder == "convolutional" and self.patch != 1:
             raise ValueError(f"the convolutional autoencoder has patch 1, got {self.patch}")
         if not self.sides or self.resolution != self.sides[-1] * self.stride:

@@ -1,8 +1,8 @@
 """A convolutional autoencoder light enough to train on a laptop's processor.
 
-Knows: layers. Does not know quantisation or losses. Pixels are folded into channels at once (space-to-depth), so
-most of the arithmetic happens on small grids; the decoder ends with the inverse fold. The finest level of the
-decoder decides how sharp edges are, so width is best spent there.
+Knows: layers. Does not know quantisation or losses. Pixels are folded into channels at once (space-to-depth),
+so most of the arithmetic happens on small grids; the decoder ends with the inverse fold. The finest level of
+the decoder decides how sharp edges are, so width is best spent there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -60,10 +61,11 @@ class LightDecoder(nn.Module):
         self.patch = config.patch
         layers: list[nn.Module] = [nn.Conv2d(config.channels, widths[-1], 3, padding=1)]
         for level in reversed(range(len(widths))):
-            layers.extend(ResidualBlock(widths[level], config.groups) for _ in range(config.decoder_blocks[level]))
+            width, blocks = widths[level], config.decoder_blocks[level]
+            layers.extend(ResidualBlock(width, config.groups) for _ in range(blocks))
             if level:
                 # A 1×1 convolution on the small grid and a fold cost a ninth of upsampling before a 3×3 one.
-                layers += [nn.Conv2d(widths[level], 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
+                layers += [nn.Conv2d(width, 4 * widths[level - 1], 1), nn.PixelShuffle(2)]
         self.layers = nn.Sequential(*layers)
         self.norm_out = nn.GroupNorm(config.groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3 * config.patch**2, 3, padding=1)

@@ -22,8 +22,9 @@ class TokenizerLossWeights:
 
     detail: extra pixel weight per unit of local contrast, so that thin parts count as much as wide areas.
     commitment pulls the latent to its codes, codebook the residual convolutions to the latent (every scale).
-    latent_noise: standard deviation of the noise on continuous latents, relative to their root mean square; it teaches
-    the decoder to forgive small errors of a sampled residual. discrete_share: part of the batch decoded from codes.
+    latent_noise: standard deviation of the noise on continuous latents, relative to their root mean square;
+    it teaches the decoder to forgive small errors of a sampled residual. discrete_share: part of the batch
+    decoded from codes.
     """
 
     absolute: float = 1.0
@@ -48,11 +49,11 @@ def tokenizer_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """One training step's loss; moves the codebook as a side effect.
 
-    image: (B, 3, H, W) float in [-1, 1], B ≥ 2. The first part of the batch is decoded from its codes (no residual
-    convolution at the last scale: the picture ``decode(tokens, residual=False)`` shows), the rest from the continuous
-    latent, which equals codes + residual. Returns the scalar loss and metrics: the parts, ``psnr_discrete`` and
-    ``psnr_hybrid`` in dB, ``residual_rms`` and ``residual_p999`` in latent units (the second is a good
-    ``residual_scale``), and the codebook's statistics. Raises ValueError.
+    image: (B, 3, H, W) float in [-1, 1], B ≥ 2. The first part of the batch is decoded from its codes (no
+    residual convolution at the last scale: the picture ``decode(tokens, residual=False)`` shows), the rest
+    from the continuous latent, which equals codes + residual. Returns the scalar loss and metrics: the parts,
+    ``psnr_discrete`` and ``psnr_hybrid`` in dB, ``residual_rms`` and ``residual_p999`` in latent units (the
+    second is a good ``residual_scale``), and the codebook's statistics. Raises ValueError.
     """
     if image.shape[0] < 2:
         raise ValueError(f"expected at least two pictures, one per decoding, got {image.shape[0]}")
@@ -95,14 +96,15 @@ def tokenizer_loss(
 def reconstruction_parts(decoded: Tensor, image: Tensor, *, detail: float) -> dict[str, Tensor]:
     """Scalar errors of (B, 3, H, W) pictures in [-1, 1]: ``absolute``, ``square``, ``edge``, ``chroma``.
 
-    Pixels weigh 1 + detail · local contrast (|image - its 5×5 mean|, averaged over colours), divided by its mean, so
-    that flat paper does not drown thin parts and the loss keeps its size from picture to picture.
+    Pixels weigh 1 + detail · local contrast (|image - its 5×5 mean|, averaged over colours), divided by its
+    mean, so that flat paper does not drown thin parts and the loss keeps its size from picture to picture.
     """
-    contrast = (image - F.avg_pool2d(image, 5, stride=1, padding=2, count_include_pad=False)).abs().mean(1, True)
+    blurred = F.avg_pool2d(image, 5, stride=1, padding=2, count_include_pad=False)
+    contrast = (image - blurred).abs().mean(1, keepdim=True)
     weight = 1 + detail * contrast
     weight = weight / weight.mean()
     difference = decoded - image
-    # Opponent colours, red-green and yellow-blue: grey has none, so a hue bled to grey is seen at full strength.
+    # Opponent colours, red-green and yellow-blue: grey has none, so a hue bled to grey counts in full.
     red, green, blue = difference.unbind(1)
     chroma = (red - green).abs() + (0.5 * (red + green) - blue).abs()
     return {

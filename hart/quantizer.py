@@ -4,8 +4,8 @@ Knows: the codebook, the residual convolutions, both paths of HART (discrete and
 Does not know pictures, autoencoders or how it is trained.
 Source: VAR (arXiv 2404.02905, algorithms 1 and 2); HART (arXiv 2410.10812, section 3.1).
 
-Shapes: B batch, C latent channels, K scales of side p_k, V codes. All arithmetic is float32, whatever autocast
-says: codes must not depend on the precision the autoencoder happens to run in.
+Shapes: B batch, C latent channels, K scales of side p_k, V codes. All arithmetic is float32, whatever
+autocast says: codes must not depend on the precision the autoencoder happens to run in.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hart.tokens import HybridTokens
 class QuantizerTrace:
     """Everything one quantisation computed, for training; k runs over the scales.
 
-    codes[k]: (B, p_k²). rests[k]: (B, p_k², C), the vectors that were matched with the codebook (no gradient).
-    accumulated[k]: (B, C, p, p), the latent after scales 0 … k (gradient to the convolutions).
+    codes[k]: (B, p_k²). rests[k]: (B, p_k², C), the vectors that were matched with the codebook (no
+    gradient). accumulated[k]: (B, C, p, p), the latent after scales 0 … k (gradient to the convolutions).
     residual: (B, p², C), what the hybrid path leaves to the continuous part (no gradient).
     """
 
@@ -48,7 +48,8 @@ class ResidualConvolution(nn.Conv2d):
 
 
 def shared_convolution_index(scale: int, scales: int, convolutions: int) -> int:
-    """Which of K' shared convolutions serves ``scale``: the nearest tick to k/(K-1), ties to the higher index.
+    """Which of K' shared convolutions serves ``scale``: the nearest tick to k/(K-1), ties to the higher
+    index.
 
     Float64 on purpose: the public release computes it so, and some ties only appear (or vanish) there.
     """
@@ -63,11 +64,13 @@ def shared_convolution_index(scale: int, scales: int, convolutions: int) -> int:
 class MultiScaleQuantizer(nn.Module):
     """Codebook V×C shared by all scales, and K' residual convolutions shared among them.
 
-    In the hybrid path the last scale has no residual convolution, so that latent = accumulated codes + residual
-    holds exactly; in the discrete path every scale has one.
+    In the hybrid path the last scale has no residual convolution, so that latent = accumulated codes +
+    residual holds exactly; in the discrete path every scale has one.
     """
 
-    def __init__(self, vocab_size: int, channels: int, schedule: ScaleSchedule, shared_convs: int = 4) -> None:
+    def __init__(
+        self, vocab_size: int, channels: int, schedule: ScaleSchedule, shared_convs: int = 4
+    ) -> None:
         super().__init__()
         if min(vocab_size, channels, shared_convs) < 1:
             raise ValueError(
@@ -118,7 +121,8 @@ class MultiScaleQuantizer(nn.Module):
             return f_hat.float() + h
 
     def scale_input(self, f_hat: Tensor, scale: int) -> Tensor:
-        """(B, C, p, p) → (B, p_k², C) float32: the accumulated latent, area-resized to the grid of ``scale``."""
+        """(B, C, p, p) → (B, p_k², C) float32: the accumulated latent, area-resized to the grid of ``scale``.
+        """
         return _to_rows(_area(f_hat.float(), self.schedule.sides[scale]))
 
     def trace(self, latent: Tensor, *, hybrid: bool = True) -> QuantizerTrace:
@@ -153,8 +157,8 @@ class MultiScaleQuantizer(nn.Module):
     ) -> Tensor:
         """Tokens → (B, C, p, p) float32.
 
-        scales: how many scales to use, coarsest first (None: all). residual: add the continuous part; it belongs
-        to the last scale and is left out whenever fewer scales are asked for. Raises ValueError.
+        scales: how many scales to use, coarsest first (None: all). residual: add the continuous part; it
+        belongs to the last scale and is left out whenever fewer scales are asked for. Raises ValueError.
         """
         count = self.schedule.count if scales is None else scales
         if not 1 <= count <= self.schedule.count:
@@ -198,7 +202,9 @@ class MultiScaleQuantizer(nn.Module):
     def _check_latent(self, latent: Tensor) -> None:
         expected = (self.channels, self.schedule.last, self.schedule.last)
         if latent.ndim != 4 or tuple(latent.shape[1:]) != expected:
-            raise ValueError(f"expected a latent (B, {', '.join(map(str, expected))}), got {tuple(latent.shape)}")
+            raise ValueError(
+                f"expected a latent (B, {', '.join(map(str, expected))}), got {tuple(latent.shape)}"
+            )
 
 
 def _float32(tensor: Tensor) -> torch.autocast:

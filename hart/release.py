@@ -1,6 +1,7 @@
 """Names and settings of the public HART release, translated into this package's.
 
-Knows: the release's state-dict keys and config fields. Does not know where files are: it takes what they hold.
+Knows: the release's state-dict keys and config fields. Does not know where files are: it takes what they
+hold.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _RESIDUAL_HEAD = "diffloss.net."
 
 
 def tokenizer_config(release: Mapping[str, Any]) -> TokenizerConfig:
-    """The release's ``tokenizer/config.json`` → our config. Raises ValueError on a switch that is not implemented."""
+    """The release's ``tokenizer/config.json`` → our config. Raises ValueError on a switch that is not
+    implemented.
+    """
     if release.get("using_znorm") or not release.get("hybrid", True):
         raise ValueError("expected a hybrid release tokenizer without using_znorm, got another kind")
     widths = tuple(release["ch"] * factor for factor in release["ch_mult"])
@@ -53,7 +56,9 @@ def tokenizer_config(release: Mapping[str, Any]) -> TokenizerConfig:
 
 
 def tokenizer_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The release's tokenizer weights under our names; load the result strictly. Raises ValueError naming unknown keys."""
+    """The release's tokenizer weights under our names; load the result strictly. Raises ValueError naming
+    unknown keys.
+    """
     prefixes = _TOKENIZER_PREFIXES | _SINGLE_CONVOLUTION
     state, unknown = {}, []
     for key, value in release.items():
@@ -72,7 +77,9 @@ def tokenizer_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def residual_head_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The residual head's weights out of the release's transformer. Raises ValueError when there are none."""
     state = {
-        key.removeprefix(_RESIDUAL_HEAD): value for key, value in release.items() if key.startswith(_RESIDUAL_HEAD)
+        key.removeprefix(_RESIDUAL_HEAD): value
+        for key, value in release.items()
+        if key.startswith(_RESIDUAL_HEAD)
     }
     if not state:
         raise ValueError(f"expected keys beginning with {_RESIDUAL_HEAD!r}, found none")

@@ -22,7 +22,9 @@ __all__ = ["HybridTokenizer", "TokenizerConfig"]
 
 
 class HybridTokenizer(nn.Module):
-    """``encode`` a picture to codes and residual, ``decode`` them: a preview, the discrete or the hybrid picture."""
+    """``encode`` a picture to codes and residual, ``decode`` them: a preview, the discrete or the hybrid
+    picture.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -76,8 +78,8 @@ class HybridTokenizer(nn.Module):
     def decode(self, tokens: HybridTokens, scales: int | None = None, residual: bool = True) -> Tensor:
         """Tokens → (B, 3, H, W) float32 in [-1, 1].
 
-        scales: the coarsest n scales only, a preview (None: all). residual: False gives the discrete picture, True
-        the hybrid one; a preview never has a residual. Raises ValueError.
+        scales: the coarsest n scales only, a preview (None: all). residual: False gives the discrete picture,
+        True the hybrid one; a preview never has a residual. Raises ValueError.
         """
         latent = self.quantizer.latent(tokens, scales=scales, residual=residual)
         return self.decode_latent(latent).float().clamp(-1, 1)

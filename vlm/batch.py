@@ -20,10 +20,12 @@ from vlm.stream import Conversation, Rows, parse
 class StreamBatch:
     """Rows of B conversations, one sample after another.
 
-    text_ids, text_positions, text_order, text_sample, labels: (T,) int64; labels -100 where nothing is learnt.
-    codes: (S, total) int64. residuals: (S, p², C) float16. span_sample, span_positions, span_order: (S,) int64.
-    drafted: (D,) int64, indices of the spans whose draft rows take part. free: (D,) bool, those that see nothing
-    before their ``<|boi|>``. Every span contributes picture rows.
+    text_ids, text_positions, text_order, text_sample, labels: (T,) int64; labels are -100 where nothing
+    is learnt.
+    codes: (S, total) int64. residuals: (S, p², C) float16.
+    span_sample, span_positions, span_order: (S,) int64.
+    drafted: (D,) int64, indices of the spans whose draft rows take part. free: (D,) bool, those that see
+    nothing before their ``<|boi|>``. Every span contributes picture rows.
     """
 
     size: int
@@ -57,8 +59,8 @@ def collate(
 ) -> StreamBatch:
     """Conversations → one batch.
 
-    max_draft_spans: at most so many spans per conversation train their draft rows, chosen at random; the others only
-        contribute picture rows. None: all spans that the assistant drew.
+    max_draft_spans: at most so many spans per conversation train their draft rows, chosen at random; the
+        others only contribute picture rows. None: all spans that the assistant drew.
     unconditional_probability: share of drafted spans trained without context; None: the config's.
     draft_uploads: let pictures that the assistant did not draw train draft rows too.
     Raises ValueError on an empty list or a torn stream.
@@ -67,7 +69,9 @@ def collate(
         raise ValueError("expected at least one conversation, got none")
     if max_draft_spans is not None and max_draft_spans < 0:
         raise ValueError(f"max_draft_spans must be at least 0, got {max_draft_spans}")
-    probability = config.unconditional_probability if unconditional_probability is None else unconditional_probability
+    probability = (
+        config.unconditional_probability if unconditional_probability is None else unconditional_probability
+    )
     parsed = [parse(conversation, config) for conversation in conversations]
     drafted, first = [], 0
     for rows in parsed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input: a prompt, a path, a config, a bundle. The command line prints it and exits with `exit_code`."""
+    """Bad input: a prompt, a path, a config, a bundle. The command line exits with `exit_code`."""
 
     exit_code = 2
 
@@ -21,9 +21,11 @@ class OutOfWorld(UserError):
     exit_code = 3
 
     def __init__(self, answer: str) -> None:
-        super().__init__("the prompt is outside what this model knows, so no guide was written; see its answer")
+        super().__init__(
+            "the prompt is outside what this model knows, so no guide was written; see its answer"
+        )
         self.answer = answer
 
 
 class GuideError(ValueError):
-    """A text, a file or a stream that should be a guide and is not. The message names the line or the field."""
+    """A text or a stream that should be a guide and is not. The message names the line or the field."""

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from hart.tokens import HybridTokens
 from PIL import Image
 
+from hart.tokens import HybridTokens
 from vlm.stream import Conversation
 
 Reason = Literal["stop", "length", "cancelled"]
@@ -34,7 +34,7 @@ class ImageStarted:
 
 @dataclass(frozen=True)
 class ImagePreview:
-    """Scale `scale` (from 0) of `scales` is drawn. `image` is its coarse picture, None when previews are off."""
+    """Scale `scale` (from 0) of `scales` is drawn. `image` is its coarse picture, None without previews."""
 
     index: int
     scale: int
@@ -44,7 +44,7 @@ class ImagePreview:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """A finished picture, decoded from its own codes and residual; `tokens` is a batch of one, residual float16."""
+    """A finished picture, decoded from its own codes and residual; `tokens` is a batch of one."""
 
     index: int
     image: Image.Image
@@ -53,7 +53,7 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event. `conversation` is prompt and answer, as far as they came: it can be saved and replayed."""
+    """The last event. `conversation` is prompt and answer, as far as they came; it can be replayed."""
 
     reason: Reason
     conversation: Conversation

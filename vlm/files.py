@@ -22,21 +22,20 @@ def check_output_folder(target: Path, *, marker: str, force: bool = False) -> No
     A missing or empty folder is free. One with files in it is replaced only with `force`, and only if it
     holds a file named `marker`: the sign that an earlier run wrote it, so that `force` never deletes a home.
     """
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise UserError(f"{target} is a file, expected a folder to write; choose another --out")
-    if not target.is_dir():
-        return
-    try:
-        occupied = any(target.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot read {target} ({error.strerror}); choose another --out") from error
+    with _user_error(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise UserError(f"{target} is a file, expected a folder to write; choose another --out")
+        occupied = target.is_dir() and any(target.iterdir())
     if not occupied:
         return
     if not force:
-        raise UserError(f"{target} exists and is not empty; choose another --out, or pass --force to replace it")
+        raise UserError(
+            f"{target} exists and is not empty; choose another --out, or pass --force to replace it"
+        )
     if not (target / marker).is_file():
         raise UserError(
-            f"{target} is not empty and holds no {marker}, so --force will not replace it; choose another --out"
+            f"{target} is not empty and holds no {marker}, so --force does not replace it; "
+            "choose another --out"
         )
 
 
@@ -44,7 +43,7 @@ def check_output_folder(target: Path, *, marker: str, force: bool = False) -> No
 def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving without an error it becomes `target`.
 
-    Entering already proves that the place can be written, so a long computation inside is not lost to it.
+    Entering already proves that the place can be written, so no long computation inside is lost to it.
     Raises `UserError` as `check_output_folder` does, and if the place is not writable.
     """
     target = Path(os.path.abspath(target))
@@ -52,7 +51,7 @@ def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator
     made = _make_parents(target)
     try:
         with _user_error(target):
-            staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+            staging = Path(tempfile.mkdtemp(prefix=".vlm.", suffix=".partial", dir=target.parent))
         try:
             yield staging
             with _user_error(target):
@@ -69,14 +68,14 @@ def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator
 
 @contextmanager
 def output_file(target: Path) -> Iterator[Path]:
-    """Yield a path to write; on leaving without an error it replaces `target`. Raises `UserError` if unwritable."""
+    """Yield a path to write; on leaving without an error it replaces `target`. Raises `UserError`."""
     target = Path(os.path.abspath(target))
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"{target} is a folder, expected a file to write; choose another path")
     made = _make_parents(target)
     try:
         with _user_error(target):
-            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+            handle, name = tempfile.mkstemp(prefix=".vlm.", suffix=".partial", dir=target.parent)
             os.close(handle)
         staging = Path(name)
         try:
@@ -94,8 +93,8 @@ def output_file(target: Path) -> Iterator[Path]:
 
 def _make_parents(target: Path) -> list[Path]:
     """Make the folders above `target`; return those that were missing, outermost first."""
-    missing = [parent for parent in target.parents if not parent.exists()][::-1]
     with _user_error(target):
+        missing = [parent for parent in target.parents if not parent.exists()][::-1]
         target.parent.mkdir(parents=True, exist_ok=True)
     return missing
 
@@ -104,7 +103,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
         return
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    retired = Path(tempfile.mkdtemp(prefix=".vlm.", suffix=".old", dir=target.parent))
     os.rename(target, retired / target.name)
     try:
         os.rename(staging, target)
@@ -134,5 +133,5 @@ def _user_error(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {target} ({error.strerror or error}); choose a place you may write to"
+            f"cannot use {target} ({error.strerror or error}); choose a place you may write to"
         ) from error

@@ -64,7 +64,7 @@ class Step(_Frozen):
 
 
 class Guide(_Frozen):
-    """An illustrated guide. Frozen; raises pydantic's `ValidationError` (a `ValueError`) if it is not whole."""
+    """An illustrated guide. Raises pydantic's `ValidationError` (a `ValueError`) if it is not whole."""
 
     title: Words
     description: str = ""
@@ -117,7 +117,8 @@ def describe(error: ValidationError) -> str:
     """The first fault of a pydantic error on one line: "steps.0.image: Field required"."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def _alternative(number: int, step: DraftStep) -> str:
     return f"Drawing of step {number}: {step.text.rstrip('.')}{added}."
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COUNTED = re.compile(r"(?P<count>\d{1,3})\s*[x×]\s+(?P<name>\S.*)")
 _NUMBERED = re.compile(r"(?P<number>\d{1,3})\.\s+(?P<text>\S.*)")
 _WARNING = re.compile(r"(?:>\s*)?(?:Warning|Caution|Careful)[:!]\s*(?P<text>\S.*)", re.IGNORECASE)
@@ -182,8 +184,10 @@ class _Lines:
 
     @classmethod
     def of(cls, text: str) -> _Lines:
-        lines = enumerate(text.splitlines(), start=1)
-        return cls([(number, line.strip()) for number, line in lines if line.strip()])
+        lines = (
+            (number, _CONTROL.sub("", line).strip()) for number, line in enumerate(text.split("\n"), start=1)
+        )
+        return cls([(number, line) for number, line in lines if line])
 
     def peek(self) -> str:
         return self.rest[0][1] if self.rest else ""
@@ -215,7 +219,7 @@ def parse_guide(text: str, colours: Collection[str] = ()) -> GuideDraft:
     title = lines.line[2:].strip()
 
     description = []
-    while lines.rest and not lines.peek().startswith("#"):
+    while lines.rest and not lines.peek().startswith(("#", "- ")):
         description.append(_words(lines, "a sentence or '## Parts'"))
     parts = tuple(_part(lines, item, colours) for item in _section(lines, "Parts"))
     tools: tuple[Tool, ...] = ()
@@ -296,7 +300,7 @@ def _steps(lines: _Lines, parts: tuple[Part, ...]) -> Iterator[DraftStep]:
 
 
 def _added(text: str, parts: tuple[Part, ...], used: Counter[str]) -> Iterator[str]:
-    """The parts that `text` names and that are not all used up by the steps before; `used` is brought up to date.
+    """The parts that `text` names and that the steps before have not used up; brings `used` up to date.
 
     A part is named by its whole name, or by its last word where no other part ends in that word.
     """
@@ -312,7 +316,13 @@ def _added(text: str, parts: tuple[Part, ...], used: Counter[str]) -> Iterator[s
 
 
 def _mentions(words: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}(?:s|es)?\b", words) is not None
+    return re.search(rf"\b{_forms(name)}\b", words) is not None
+
+
+def _forms(name: str) -> str:
+    """A pattern for a phrase and its plural: leg(s), box(es), shelf and shelves, foot and feet."""
+    plural = re.sub(r"oot$", "eet", re.sub(r"lf$", "lves", name))
+    return rf"(?:{re.escape(name)}(?:e?s)?|{re.escape(plural)})"
 
 
 _NUMBER_WORDS = {word: number for number, word in enumerate("two three four five six seven eight".split(), 2)}
@@ -321,7 +331,7 @@ _NUMBER_WORDS = {word: number for number, word in enumerate("two three four five
 def _count_before(words: str, head: str) -> int:
     """How many of a part a sentence adds: "fit the two turned red legs" is 2; 1 where it gives no number."""
     numbers = r"\d{1,2}|" + "|".join(_NUMBER_WORDS)
-    match = re.search(rf"\b({numbers})\b[^.,;]*?\b{re.escape(head)}(?:s|es)?\b", words)
+    match = re.search(rf"\b({numbers})\b[^.,;]*?\b{_forms(head)}\b", words)
     if match is None:
         return 1
     return _NUMBER_WORDS.get(match[1]) or int(match[1])

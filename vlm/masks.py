@@ -2,11 +2,12 @@
 
 Knows kinds, order, spans and scales of rows. Knows no tower. The rule is the table of the design: a row sees
 
-- every row that comes earlier in its conversation's order and is not a draft row (unless it is guidance-free), and
+- every row that comes earlier in its conversation's order and is not a draft row (unless it is
+guidance-free), and
 - the rows of its own span and kind whose scale is not finer than its own, and itself.
 
-Each text row has an order number of its own, all rows of a span share one. Shapes: N rows, B samples, L rows of the
-longest sample.
+Each text row has an order number of its own, all rows of a span share one. Shapes: N rows, B samples, L rows
+of the longest sample.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ TEXT, DRAFT, PICTURE = 0, 1, 2
 class RowTable:
     """Every row of a batch: text rows first, then draft rows (by span, coarse to fine), then picture rows.
 
-    sample, order, kind, span, scale, position: (N,) int64 (span is -1 and scale 0 for text; scale is 0 for picture
-    rows). free: (N,) bool, guidance-free. text, draft, picture: how many rows of each kind.
+    sample, order, kind, span, scale, position: (N,) int64 (span is -1 and scale 0 for text; scale is 0 for
+    picture rows). free: (N,) bool, guidance-free. text, draft, picture: how many rows of each kind.
     slots: (B, L) int64 row numbers, samples padded at their end; filled: (B, L) bool, False for padding.
     places: (N,) int64, where each row stands in the flattened (B·L) layout.
     """
@@ -57,7 +58,9 @@ def row_table(batch: StreamBatch, config: HartVLMConfig) -> RowTable:
     text, spans, drafted = len(batch.text_ids), len(batch.codes), batch.drafted
 
     def per_row(of_text: Tensor, of_span: Tensor) -> Tensor:
-        return torch.cat([of_text, of_span[drafted].repeat_interleave(total), of_span.repeat_interleave(pictures)])
+        return torch.cat(
+            [of_text, of_span[drafted].repeat_interleave(total), of_span.repeat_interleave(pictures)]
+        )
 
     def fill(value: int, count: int) -> Tensor:
         return torch.full((count,), value, dtype=torch.long, device=device)
@@ -101,7 +104,9 @@ def visibility(rows: RowTable) -> Tensor:
         return values[rows.slots][:, None, :]
 
     earlier = (key(rows.order) < query(rows.order)) & (key(rows.kind) != DRAFT) & ~query(rows.free)
-    same_span = (key(rows.span) == query(rows.span)) & (key(rows.kind) == query(rows.kind)) & (query(rows.span) >= 0)
+    same_span = (
+        (key(rows.span) == query(rows.span)) & (key(rows.kind) == query(rows.kind)) & (query(rows.span) >= 0)
+    )
     within = same_span & (key(rows.scale) <= query(rows.scale))
     visible = (earlier | within) & rows.filled[:, None, :]
     # Every row sees itself; for padding this keeps the softmax finite.

@@ -2,8 +2,9 @@
 
 Knows architecture and the training pass. Does not know text, files, sampling or the loop of generation.
 
-Shapes: B samples, T text rows, S spans, D drafted spans, R draft rows per span, C latent channels, p side of the last
-scale, W text width, W' image width, V codes. The towers' sizes and all conventions are in `vlm.config`.
+Shapes: B samples, T text rows, S spans, D drafted spans, R draft rows per span, C latent channels, p side of
+the last scale, W text width, W' image width, V codes. The towers' sizes and all conventions are in
+`vlm.config`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from hart.diffusion import ResidualHead, residual_loss
-from hart.tokenizer import HybridTokenizer
-from hart.tokens import HybridTokens
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
+from hart.diffusion import ResidualHead, residual_loss
+from hart.tokenizer import HybridTokenizer
+from hart.tokens import HybridTokens
 from vlm.batch import StreamBatch
 from vlm.config import HartVLMConfig
 from vlm.masks import row_table, visibility
@@ -58,20 +59,21 @@ class StreamOutput:
 
 
 class HartVLM(PreTrainedModel):
-    """Text tower, image tower, image tokenizer (frozen) and heads. Built from a config, saved and loaded as usual."""
+    """Text tower, image tower, image tokenizer (frozen) and heads; built, saved and loaded as usual."""
 
+    config: HartVLMConfig
     config_class = HartVLMConfig
     base_model_prefix = ""
     main_input_name = "text_ids"
     _supports_sdpa = True
-    _no_split_modules = ("LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+    _no_split_modules = ["LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"]
 
     def __init__(self, config: HartVLMConfig) -> None:
         super().__init__(config)
-        width, channels = config.image_config.hidden_size, config.latent_channels
-        self.text = AutoModelForCausalLM.from_config(config.text_config)
+        width, channels = config.image_tower.hidden_size, config.latent_channels
+        self.text = AutoModelForCausalLM.from_config(config.text_tower)
         # The image tower's embedding has one row: the learned vector of <|boi|>.
-        self.image = AutoModel.from_config(config.image_config)
+        self.image = AutoModel.from_config(config.image_tower)
         self.image_tokenizer = HybridTokenizer(config.tokenizer_config)
         self.latent_projection = nn.Linear(channels, width)
         self.scale_embedding = nn.Embedding(len(config.scales), width)
@@ -88,23 +90,30 @@ class HartVLM(PreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, path: str | PathLike, *args: Any, **kwargs: Any) -> HartVLM:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any
+    ) -> Any:
         """As in transformers, but missing or unexpected weights raise ValueError and are named."""
         wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        model, report = loaded
         wrong = {key: sorted(report[key]) for key in ("missing_keys", "unexpected_keys") if report[key]}
         if report.get("mismatched_keys"):
             wrong["mismatched_keys"] = sorted(str(key) for key in report["mismatched_keys"])
         if wrong:
-            raise ValueError(f"{path}: the weights do not fit the model: {wrong}")
+            raise ValueError(f"{pretrained_model_name_or_path}: the weights do not fit the model: {wrong}")
         model.eval()
         return (model, report) if wants_report else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        # The towers come initialised, hart's modules initialise themselves; only the embeddings here need a small scale.
+        # The towers come initialised, hart's modules initialise themselves; only the embeddings here need a
+        # small scale.
         embeddings = (self.scale_embedding, self.cell_embedding, self.picture_cell_embedding)
-        if any(module is embedding for embedding in embeddings):
-            nn.init.normal_(module.weight, std=0.02)
+        for embedding in embeddings:
+            if module is embedding:
+                nn.init.normal_(embedding.weight, std=0.02)
 
     def train(self, mode: bool = True) -> HartVLM:
         """Training mode for everything but the frozen image tokenizer."""
@@ -138,23 +147,16 @@ class HartVLM(PreTrainedModel):
         return self.residual_norm(last_hidden + embedded)
 
     def stream_pass(self, batch: StreamBatch, text_rows: Tensor | None = None) -> StreamOutput:
-        """One pass over all rows of a batch. text_rows: (T,) bool, the text rows whose logits are wanted (all)."""
+        """One pass over all rows of a batch. text_rows: (T,) bool, whose text logits are wanted (all)."""
         config = self.config
         rows = row_table(batch, config)
         drafted = batch.codes[batch.drafted]
-        with torch.no_grad():
-            quantizer = self.image_tokenizer.quantizer
-            schedule = self.image_tokenizer.schedule
-            inputs = quantizer.teacher_inputs(HybridTokens.from_flat(
-                drafted, batch.residuals[batch.drafted], schedule).codes)
-            latent = quantizer.latent(HybridTokens.from_flat(batch.codes, batch.residuals.float(), schedule))
-        draft = torch.cat([self.boi_rows(len(drafted)), self.draft_rows(inputs, slice(1, len(config.scales)))], dim=1)
-        picture = self.picture_rows(latent)
+        schedule = self.image_tokenizer.schedule
         text_hidden, image_hidden = joint_forward(
             self.text.model,
             self.image,
             self.text.model.embed_tokens(batch.text_ids),
-            torch.cat([draft.flatten(0, 1), picture.flatten(0, 1)]),
+            self._image_inputs(batch),
             rows,
             visibility(rows),
         )
@@ -178,6 +180,22 @@ class HartVLM(PreTrainedModel):
         config = self.config
         total = config.text_weight * text + config.code_weight * code + config.residual_weight * residual
         return StreamLosses(total, text, code, residual, text_accuracy, code_accuracy)
+
+    def _image_inputs(self, batch: StreamBatch) -> Tensor:
+        """Input rows of the image tower, draft rows then picture rows, (I, W')."""
+        if len(batch.codes) == 0:
+            return self.boi_rows(0).flatten(0, 1)
+        quantizer, schedule = self.image_tokenizer.quantizer, self.image_tokenizer.schedule
+        codes = batch.codes.split(schedule.areas, dim=1)
+        with torch.no_grad():
+            latent = quantizer.latent(HybridTokens(codes, batch.residuals))
+        parts = [self.picture_rows(latent).flatten(0, 1)]
+        if len(batch.drafted):
+            with torch.no_grad():
+                inputs = quantizer.teacher_inputs(tuple(scale[batch.drafted] for scale in codes))
+            draft = [self.boi_rows(len(batch.drafted)), self.draft_rows(inputs, slice(1, schedule.count))]
+            parts.insert(0, torch.cat(draft, dim=1).flatten(0, 1))
+        return torch.cat(parts)
 
     def _residual_loss(self, output: StreamOutput, batch: StreamBatch, generator: torch.Generator) -> Tensor:
         if len(batch.drafted) == 0:

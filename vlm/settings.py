@@ -1,6 +1,6 @@
 """Config files: YAML into typed, frozen settings, with overrides such as `train.steps=100`.
 
-Knows no particular config. A key that the settings do not have is an error that names the nearest one they have.
+Knows no particular config. A key that the settings do not have is an error naming the nearest one they have.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 Knows ids, spans and residuals. Does not know how text becomes ids, nor any model.
 
-A span in the stream is ``<|boi|>``, the codes of every scale (code c has the id ``text_vocab_size + c``), ``<|eoi|>``.
-Positions: ``<|boi|>`` at n, scale k (from 1) at n+k-1, picture rows at n+K, ``<|eoi|>`` at n+K+1; an uploaded picture,
-which has no draft rows, skips the same K. Shapes: N ids, T text rows, S spans, K scales, p side of the last, C channels.
+A span in the stream is ``<|boi|>``, the codes of every scale (code c has the id ``text_vocab_size + c``) and
+``<|eoi|>``. Positions: ``<|boi|>`` at n, scale k (from 1) at n+k-1, picture rows at n+K, ``<|eoi|>`` at
+n+K+1; an uploaded picture, which has no draft rows, skips the same K.
+
+Shapes: N ids, T text rows, S spans, K scales, p side of the last, C channels.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from hart.schedule import ScaleSchedule
-from hart.tokens import HybridTokens
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hart.schedule import ScaleSchedule
+from hart.tokens import HybridTokens
 from vlm.config import HartVLMConfig
 
 RESIDUAL_DTYPE = torch.float16
@@ -29,7 +31,7 @@ NO_LABEL = -100
 
 @dataclass(frozen=True)
 class Conversation:
-    """ids: (N,) int64. residuals: (S, p², C) float16, one per span in order. assistant: (N,) bool, what is learnt."""
+    """ids: (N,) int64. residuals: (S, p², C) float16, one per span. assistant: (N,) bool, what is learnt."""
 
     ids: Tensor
     residuals: Tensor
@@ -52,7 +54,9 @@ class Conversation:
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors."""
-        save_file({"ids": self.ids, "residuals": self.residuals.contiguous(), "assistant": self.assistant}, path)
+        save_file(
+            {"ids": self.ids, "residuals": self.residuals.contiguous(), "assistant": self.assistant}, path
+        )
 
     @staticmethod
     def load(path: str | Path) -> Conversation:
@@ -67,9 +71,10 @@ class Conversation:
 class Rows:
     """What a conversation means to the towers.
 
-    text_ids, text_positions, text_order, text_index, labels: (T,) int64. text_index is the place in `ids`; labels are
-    the next id where the assistant wrote it (``<|boi|>`` included), else -100.
-    codes: (S, total); span_positions, span_order, span_index: (S,) int64; drawn: (S,) bool, written by the assistant.
+    text_ids, text_positions, text_order, text_index, labels: (T,) int64. text_index is the place in `ids`;
+    labels are the next id where the assistant wrote it (``<|boi|>`` included), else -100.
+    codes: (S, total); span_positions, span_order, span_index: (S,) int64; drawn: (S,) bool, written by the
+    assistant.
     length: the position after the last row.
     """
 

@@ -2,8 +2,9 @@
 
 Knows how the vocabulary is trained and which ids are reserved. Does not know pictures or conversations.
 
-Layout of ids: 0 unknown (never used: bytes cover everything), the special tokens of `vlm.config.SPECIAL_TOKENS` from
-1, `RESERVED` spare ones, the newline, 256 bytes, then learned pieces. Codes of pictures begin after the last piece.
+Layout of ids: 0 unknown (never used: bytes cover everything), the special tokens of
+`vlm.config.SPECIAL_TOKENS` from 1, `RESERVED` spare ones, the newline, 256 bytes, then learned pieces. Codes
+of pictures begin after the last piece.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ def train_text_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn pieces from `lines` and save the tokenizer under the folder `path` (None: do not save).
 
-    vocab_size: rows of the embedding in all, special ids and bytes included. Deterministic for the same lines.
+    vocab_size: rows of the embedding in all, special ids and bytes included. Deterministic for the same
+    lines.
     Raises ValueError when vocab_size is too small for what is reserved, or too large for the text.
     """
     least = 1 + len(reserved_tokens()) + 256 + 1
     if vocab_size <= least:
-        raise ValueError(f"vocab_size must be more than {least} (special ids, bytes and the newline), got {vocab_size}")
+        raise ValueError(
+            f"vocab_size must be more than {least} (special ids, bytes and the newline), got {vocab_size}"
+        )
     # Lines end in real text; SentencePiece strips its own newlines, so the piece is declared, not learned.
     sentences = [part for line in lines for part in line.split("\n") if part.strip()]
     if not sentences:
@@ -76,7 +80,7 @@ def train_text_tokenizer(
 
 
 def plain_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """A tokenizer of the same pieces to which special tokens are ordinary text; nothing can switch that off."""
+    """A tokenizer of the same pieces, to which special tokens are ordinary text."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = True
     return backend
@@ -84,9 +88,11 @@ def plain_encoder(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
 
 def piece_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The text of every id: "" for special ones, U+FFFD for bytes outside ASCII."""
-    special = set(tokenizer.all_special_ids) | {tokenizer.convert_tokens_to_ids(token) for token in reserved_tokens()}
+    special = set(tokenizer.all_special_ids) | {
+        tokenizer.convert_tokens_to_ids(token) for token in reserved_tokens()
+    }
     texts = []
-    for index, piece in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+    for index, piece in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
         if index in special:
             texts.append("")
         elif piece.startswith("<0x") and len(piece) == 6:
@@ -101,7 +107,9 @@ def _from_sentencepiece(model: bytes) -> PreTrainedTokenizerFast:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     pieces = [processor.id_to_piece(i) for i in range(len(processor))]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    backend = Tokenizer(BPE(vocab, _merges(processor, vocab), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True))
+    backend = Tokenizer(
+        BPE(vocab, _merges(processor, vocab), unk_token=UNKNOWN, fuse_unk=True, byte_fallback=True)
+    )
     # The newline and each digit stand alone, and a space belongs to the word after it, as in training.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -110,9 +118,13 @@ def _from_sentencepiece(model: bytes) -> PreTrainedTokenizerFast:
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True),
         ]
     )
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     pad, bos, _, turn_end, *_ = SPECIAL_TOKENS
-    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in reserved_tokens()])
+    backend.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in reserved_tokens()]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token=UNKNOWN,
@@ -126,7 +138,7 @@ def _from_sentencepiece(model: bytes) -> PreTrainedTokenizerFast:
 
 
 def _merges(processor: sentencepiece.SentencePieceProcessor, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """SentencePiece scores are minus the rank of a merge; each piece joins every pair of shorter pieces that spells it."""
+    """Scores are minus the rank of a piece; a piece joins every pair of known pieces that spells it."""
     learned = [i for i in range(len(processor)) if _is_learned(processor, i)]
     known = {processor.id_to_piece(i) for i in learned}
     merges = []
@@ -134,7 +146,8 @@ def _merges(processor: sentencepiece.SentencePieceProcessor, vocab: dict[str, in
         piece = processor.id_to_piece(index)
         pairs = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
         merges += sorted(
-            (pair for pair in pairs if pair[0] in known and pair[1] in known), key=lambda p: (vocab[p[0]], vocab[p[1]])
+            (pair for pair in pairs if pair[0] in known and pair[1] in known),
+            key=lambda p: (vocab[p[0]], vocab[p[1]]),
         )
     return merges
 

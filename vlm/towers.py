@@ -1,13 +1,16 @@
 """One training pass through both towers: own weights for own rows, one attention for all of them.
 
-Knows the layers that Llama, Qwen2 and Qwen3 share. Does not know what the rows mean; the mask says who sees whom.
+Knows the layers that Llama, Qwen2 and Qwen3 share. Does not know what the rows mean; the mask says who sees
+whom.
 Rows are packed: T text rows then I image rows, N = T + I; H heads of width d, B samples of at most L rows.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -15,11 +18,12 @@ from vlm.masks import RowTable
 
 
 def joint_forward(
-    text: nn.Module, image: nn.Module, text_rows: Tensor, image_rows: Tensor, rows: RowTable, mask: Tensor
+    text: Any, image: Any, text_rows: Tensor, image_rows: Tensor, rows: RowTable, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Run decoder stacks `text` and `image` (each with layers, norm, rotary_emb) over one pass of mixed rows.
 
-    text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`; mask: (B, 1, L, L) bool.
+    text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`; mask: (B, 1, L, L)
+    bool.
     Returns the normed hidden states, (T, W) and (I, W'). Equal to the cached steps, tested in float32.
     """
     split = text_rows.shape[0]
@@ -44,7 +48,7 @@ def joint_forward(
     return text.norm(hidden[0]), image.norm(hidden[1])
 
 
-def _project(attention: nn.Module, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _project(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """(M, W) → query (M, H, d), key and value (M, KV heads, d), turned to their positions."""
     width = attention.head_dim
     # The head count is spelt out: with no rows of a kind, -1 could not be inferred.
@@ -68,6 +72,6 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, rows: RowTable, mask: Ten
     return attended.transpose(1, 2).flatten(2).flatten(0, 1)[rows.places]
 
 
-def _finish(layer: nn.Module, states: Tensor, attended: Tensor) -> Tensor:
+def _finish(layer: Any, states: Tensor, attended: Tensor) -> Tensor:
     states = states + layer.self_attn.o_proj(attended)
     return states + layer.mlp(layer.post_attention_layernorm(states))

@@ -1,4 +1,4 @@
-"""A guide as one HTML file: pictures inside, printable, light and dark, everything the model wrote escaped."""
+"""A guide as one HTML file: pictures inside, printable, light and dark, all that the model wrote escaped."""
 
 from __future__ import annotations
 

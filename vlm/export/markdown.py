@@ -31,7 +31,8 @@ def _lines(guide: Guide) -> Iterator[str]:
     if guide.tools:
         yield from ("", "## Tools", "")
         yield from (
-            f"- {tool.count} x {escape(tool.name)}" if tool.count else f"- {escape(tool.name)}" for tool in guide.tools
+            f"- {tool.count} x {escape(tool.name)}" if tool.count else f"- {escape(tool.name)}"
+            for tool in guide.tools
         )
     yield from ("", "## Steps")
     for step in guide.steps:

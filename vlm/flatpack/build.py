@@ -239,7 +239,7 @@ def _coat_rack(p: Product, s: float) -> list[Stage]:
     ends = [(-1, 0), (0, -1), (1, 0), (0, 1)]
     feet = [[bar(x * half, y * half, x * reach, y * reach, 7, 0, 6)] for x, y in ends]
     pole = turned(0, 0, 11, 0, height) if p["pole"] == "turned" else [cone(0, 0, half - 0.5, half - 0.5, 0, height, 12)]
-    places = [(1, 0), (-1, 0), (0, 1), (0, -1)][: p.count]
+    places = [(1, 0), (-1, 0), (0, 1), (0.6, -0.8)][: p.count]  # straight back would hide behind a turned pole
     levels = [0.86, 0.86, 0.70, 0.70]
     hooks = [
         [bar(x * 7, y * 7, x * 20 * s, y * 20 * s, 5, height * z, 5)] for (x, y), z in zip(places, levels, strict=False)

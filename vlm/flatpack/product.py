@@ -46,7 +46,7 @@ FAMILIES: dict[str, Family] = {
     for family in (
         _family("stool", "leg", (3, 4), {"colour": "seat", "second": "legs"}, shape=SHAPES, leg=LEGS),
         _family("chair", "slat", (1, 2, 3), {"colour": "seat", "second": "legs", "third": "back"}, back=("slatted", "curved")),
-        _family("table", "leg", (4,), {"colour": "top", "second": "legs"}, shape=SHAPES, leg=LEGS),
+        _family("table", "", (), {"colour": "top", "second": "legs"}, shape=SHAPES, leg=LEGS),
         _family("bench", "slat", (2, 3, 4), {"colour": "slats", "second": "supports", "third": "beam"}),
         _family("bookcase", "shelf", (2, 3, 4), {"colour": "sides", "second": "shelves", "third": "back"}),
         _family("dresser", "drawer", (2, 3, 4), {"colour": "body", "second": "drawers", "third": "handles"}, leg=LEGS),
@@ -92,7 +92,7 @@ class Product:
     def replace(self, **values: str) -> Product:
         """The same product with some attributes changed."""
         merged = {**dict(self.attributes), **values}
-        return Product(self.family, tuple(merged.items()))
+        return make_product(self.family, **merged)
 
     @property
     def held_out(self) -> bool:
@@ -110,7 +110,9 @@ def choices(family: str) -> dict[str, tuple[str, ...]]:
 
 
 def make_product(family: str, **values: str) -> Product:
-    """A product from keyword attributes; all must be given."""
+    """A product from keyword attributes; all must be given. What has no effect takes its first value."""
+    if family == "chair" and values.get("back") == "curved":
+        values["count"] = choices(family)["count"][0]
     return Product(family, tuple((name, values[name]) for name in choices(family)))
 
 
@@ -124,7 +126,7 @@ def sample_product(rng: random.Random, split: str = "train", family: str | None 
     for _ in range(10_000):
         name = family or rng.choice(tuple(FAMILIES))
         values = {key: fixed.get(key) or rng.choice(options) for key, options in choices(name).items()}
-        made = Product(name, tuple(values.items()))
+        made = make_product(name, **values)
         if split == "any" or made.held_out == (split == "held_out"):
             return made
     raise ValueError(f"no product of the {split} split has {fixed}")

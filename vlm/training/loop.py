@@ -68,9 +68,11 @@ class TrainSettings:
 
 
 class Task(Protocol):
-    """What the loop trains. `module` holds the weights (and any buffers that training moves)."""
+    """What the loop trains."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """The weights, and any buffers that training moves."""
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         """Batches from number `start` on; a batch depends on its number (and the process) alone."""
@@ -80,6 +82,9 @@ class Task(Protocol):
 
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Figures on held-out data; may write sample pictures into the folder."""
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the trained weights into the folder, in the form that their users load."""
 
 
 class _Step(nn.Module):
@@ -104,8 +109,8 @@ def rate_at(settings: TrainSettings, step: int, progress: float) -> float:
 def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True) -> nn.Module:
     """Train until the budget is spent; returns the averaged weights' module.
 
-    folder receives `checkpoint.pt`, `curve.jsonl` and sample pictures. With `resume`, a checkpoint found there is
-    continued, otherwise one is an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
+    folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, the task's export. With `resume`, a
+    checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
     that is not finite.
     """
     accelerator = Accelerator(
@@ -203,8 +208,11 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
             save()
             last_save = time.monotonic()
     save()
+    final = _averaged_copy(averaged, inner)
+    if accelerator.is_main_process:
+        task.export(final, folder)
     accelerator.wait_for_everyone()
-    return _averaged_copy(averaged, inner)
+    return final
 
 
 def _average_fn(decay: float) -> Any:

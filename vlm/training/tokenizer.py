@@ -5,15 +5,17 @@ Pictures come from the flatpack world in the house style and in random ones; a p
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -24,6 +26,7 @@ from vlm.flatpack.build import stages
 from vlm.flatpack.product import sample_product
 from vlm.flatpack.render import render
 from vlm.flatpack.style import HOUSE, random_style
+from vlm.pictures import psnr, to_images, to_tensor
 from vlm.training.loop import TrainSettings
 
 
@@ -45,18 +48,6 @@ def picture(number: int, size: int, other_styles: float, seed: int, split: str =
     step = rng.randrange(len(stages(product)) + 1)
     style = random_style(rng) if rng.random() < other_styles else HOUSE
     return render(product, step, size, style)
-
-
-def to_tensor(images: list[Image.Image]) -> Tensor:
-    """RGB pictures of one size → (B, 3, H, W) float32 in [-1, 1]."""
-    pixels = np.stack([np.asarray(image, dtype=np.uint8) for image in images])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] → RGB pictures."""
-    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(a) for a in array]
 
 
 class _Pictures(IterableDataset):
@@ -134,7 +125,31 @@ class TokenizerTask:
         sheet.save(folder / "samples.png")
         return figures
 
+    @torch.no_grad()
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer.safetensors`, the residual's scale measured on training pictures."""
+        assert isinstance(module, nn.ModuleDict)
+        tokenizer = module["tokenizer"]
+        device = next(tokenizer.parameters()).device
+        config = self.settings.tokenizer
+        sizes = []
+        for start in range(0, 256, 32):
+            images = [picture(i, config.resolution, 0.0, self.settings.train.seed) for i in range(start, start + 32)]
+            sizes.append(tokenizer.encode(to_tensor(images).to(device)).residual.abs().flatten().cpu())
+        config = replace(config, residual_scale=round(float(np.quantile(torch.cat(sizes).numpy(), 0.999)), 3))
+        save_tokenizer(tokenizer, config, folder)
 
-def psnr(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """(B,) decibels between pictures in [-1, 1]."""
-    return 10 * torch.log10(4 / (decoded - pixels).square().flatten(1).mean(1).clamp_min(1e-10))
+
+def save_tokenizer(tokenizer: nn.Module, config: TokenizerConfig, folder: Path) -> None:
+    """Write config and float32 weights."""
+    (folder / "tokenizer.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    weights = {name: value.detach().cpu().contiguous() for name, value in tokenizer.state_dict().items()}
+    save_file(weights, folder / "tokenizer.safetensors")
+
+
+def load_tokenizer(folder: Path) -> HybridTokenizer:
+    """Read what `save_tokenizer` wrote. Raises OSError where a file is missing, ValueError or RuntimeError where it is foreign."""
+    config = TokenizerConfig.from_dict(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    tokenizer = HybridTokenizer(config)
+    tokenizer.load_state_dict(load_file(folder / "tokenizer.safetensors"))
+    return tokenizer.eval()

@@ -1,0 +1,62 @@
+# One environment in .venv, installed once with the tested versions; again when they or pyproject.toml change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Taken as it is typed: `value` keeps a $ in the prompt from being read by make, the environment from the shell.
+ifneq ($(origin PROMPT),undefined)
+override PROMPT := $(value PROMPT)
+else
+PROMPT := How do I assemble a blue stool with three legs?
+endif
+SEED ?= 0
+export PROMPT SEED
+
+.PHONY: help guide test lint demo eval clean
+help:
+	@echo 'make guide PROMPT="How do I assemble a blue stool with three legs?" [SEED=0]   writes out/.../guide.html'
+	@echo 'make test    lint, types and tests'
+	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
+	@echo 'make demo    the chat page'
+	@echo 'make clean   removes .venv and caches, keeps out/'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@$(PYTHON) -m venv $(VENV)
+
+INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt -e
+
+# One stamp for each set of extras.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), once ...'
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), with the tools of development, once ...'
+	@$(INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), with the demo, once ...'
+	@$(INSTALL) '.[demo]'
+	@touch $@ $(VENV)/.installed
+
+guide: $(VENV)/.installed
+	@$(BIN)/vlm guide --force --seed "$$SEED" -- "$$PROMPT"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+eval: $(VENV)/.installed
+	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m demo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

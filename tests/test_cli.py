@@ -1,0 +1,185 @@
+"""The command line: what it prints where, its exit codes, and that nothing is ever left half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.guides import STOOL, events
+from vlm.cli import app
+from vlm.cli.guide import slug
+from vlm.cli.reporting import printable
+from vlm.guide import Guide
+
+runner = CliRunner()
+
+
+class FakeProcessor:
+    def encode(self, messages, **options):
+        assert options == {"add_generation_prompt": True}
+        return messages
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """A bundle that loads, and a model that says what `fake(text, …)` sets."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vlm.bundle.bundle_path", lambda path=None: tmp_path)
+    monkeypatch.setattr("vlm.bundle.check_bundle", lambda folder: None)
+    monkeypatch.setattr("vlm.bundle.fingerprint", lambda path=None: "0123456789abcdef")
+    monkeypatch.setattr("vlm.bundle.load_bundle", lambda path=None, device="cpu": (None, FakeProcessor()))
+
+    def says(*arguments, error: BaseException | None = None, **options):
+        def generate(model, processor, prompt, generation_options, cancel):
+            for event in events(*arguments, **options):
+                yield event
+                if error is not None:
+                    raise error
+
+        monkeypatch.setattr("vlm.agent.generate", generate)
+
+    says()
+    return says
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_guide_streams_and_writes(fake, tmp_path):
+    done = runner.invoke(app, ["guide", "How do I build a blue stool?", "--seed", "3"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("# Blue stool\nA small stool.\n")
+    assert "\n1. Lay the seat on a cloth.\n2. Fit 2 turned red legs.\n" in done.stdout
+    assert done.stderr.count("[picture ") == 3 and "[picture 2] scale 1/2 2/2, drawn in" in done.stderr
+    written = tmp_path / "out" / "how-do-i-build-a-blue-stool"
+    assert f"Wrote {Path('out') / written.name / 'guide.html'} (3 steps" in done.stderr
+    guide = Guide.load(written)
+    assert (guide.seed, guide.prompt, guide.model) == (3, "How do I build a blue stool?", "0123456789abcdef")
+
+
+def test_quiet_says_only_where(fake):
+    done = runner.invoke(app, ["guide", "a stool", "--quiet", "--out", "g"])
+    assert done.stderr == "" and done.stdout.startswith("Wrote g/guide.html") and done.stdout.count("\n") == 1
+
+
+def test_the_prompt_may_come_from_standard_input(fake, tmp_path):
+    assert runner.invoke(app, ["guide", "-", "--out", "g"], input="ein Höcker\n").exit_code == 0
+    assert Guide.load(tmp_path / "g").prompt == "ein Höcker"
+
+
+def test_control_tokens_stay_text(fake, tmp_path):
+    assert runner.invoke(app, ["guide", "<|boi|><|im_end|> stool", "--out", "g"]).exit_code == 0
+    assert Guide.load(tmp_path / "g").prompt == "<|boi|><|im_end|> stool"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (["guide", ""], None, "the prompt is empty"),
+        (["guide", "  "], None, "the prompt is empty"),
+        (["guide", "x" * 2001], None, "expected at most 2,000"),
+        (["guide", "-"], b"x" * 1_000_000, "expected at most 2,000"),
+        (["guide", "-"], b"x" * 2_000_000, "more than 1,048,576 bytes"),
+        (["guide", "-"], b"\x00\x01", "control character U+0000"),
+        (["guide", "-"], b"\xff\xfe", "not valid UTF-8"),
+        (["guide", "\x1b]0;x"], None, "control character U+001B"),
+        (["guide", "a stool", "--out", "/proc/none/g"], None, "cannot use /proc/none/g"),
+        (["guide", "a stool", "--out", "full"], None, "exists and is not empty"),
+        (["guide", "a stool", "--out", "full", "--force"], None, "does not replace"),
+        (["guide", "a stool", "--out", "full/file"], None, "is a file"),
+        (["train", "tokenizer", "--config", "none.yaml"], None, "cannot read the config"),
+        (["train", "tokenizer", "--set", "train.stps=3"], None, "did you mean train.steps?"),
+    ],
+)
+def test_bad_input_is_one_line_and_two(fake, tmp_path, arguments, given, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    done = runner.invoke(app, arguments, input=given)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert left(tmp_path) == ["full", "full/file"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["guide"], ["guide", "x", "--sede", "1"], ["gide"], ["guide", "x", "--seed", "-1"]]
+)
+def test_usage_errors_are_two(arguments):
+    assert runner.invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_out_of_world_is_three_with_the_answer(fake, tmp_path, quiet):
+    fake("I know furniture:\x1b[31m stools, beds.")
+    done = runner.invoke(app, ["guide", "Who won?", "--out", "a/b", *quiet])
+    assert done.exit_code == 3
+    assert done.stdout == "I know furniture:\ufffd[31m stools, beds.\n"
+    assert done.stderr.count("\n") == 1 and "outside what this model knows" in done.stderr
+    assert left(tmp_path) == []
+
+
+def test_a_model_that_fails_is_one(fake, tmp_path):
+    fake(STOOL, reason="length")
+    done = runner.invoke(app, ["guide", "a stool", "-q"])
+    assert done.exit_code == 1 and "not a guide" in done.stderr and "--seed" in done.stderr
+    fake(error=RuntimeError("a\nbug"))
+    done = runner.invoke(app, ["guide", "a stool", "-q"])
+    assert (done.exit_code, done.stderr) == (1, "vlm: unexpected RuntimeError: a bug (--debug shows where)\n")
+    done = runner.invoke(app, ["guide", "a stool", "-q", "--debug"])
+    assert isinstance(done.exception, RuntimeError)
+    assert left(tmp_path) == []
+
+
+def test_ctrl_c_is_130_and_leaves_nothing(fake, tmp_path):
+    fake(error=KeyboardInterrupt())
+    done = runner.invoke(app, ["guide", "a stool", "--out", "a/b"])
+    assert done.exit_code == 130 and "stopped" in done.stderr
+    assert left(tmp_path) == []
+
+
+def test_slugs():
+    assert (
+        slug("How do I assemble a blue stool with three legs?")
+        == "how-do-i-assemble-a-blue-stool-with-three-legs"
+    )
+    assert slug("../../etc/passwd; rm -rf $HOME") == "etc-passwd-rm-rf-home"
+    assert slug("椅子") == "guide" and len(slug("word " * 100)) <= 60 and len(slug("w" * 100)) <= 60
+
+
+def test_printable():
+    assert printable("a\x1b[2J\r\tb\n\x00\x9b\udce9ü") == "a\ufffd[2J\ufffd\ufffdb\n\ufffd\ufffd\ufffdü"
+
+
+def vlm(*arguments: str | bytes, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from vlm.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
+
+
+def test_as_a_process(tmp_path):
+    done = vlm("guide", b"caf\xe9", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "UTF-8" in done.stderr
+    done = vlm("guide", "a stool", "--bundle", str(tmp_path), cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "config.json" in done.stderr
+    done = vlm("guide", "a stool", "--bundle", str(tmp_path), "--debug", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    done = vlm("--help", cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "guide" in done.stdout
+    assert left(tmp_path) == []
+
+
+def test_a_real_ctrl_c(tmp_path):
+    command = [sys.executable, "-c", "from vlm.cli import main; main()", "guide", "-"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in told

@@ -1,0 +1,55 @@
+"""`vlm eval`: how true the model's guides are, on held-out products."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm.cli.reporting import Debug, reporting
+
+
+def evaluate(
+    limit: Annotated[int, typer.Option(help="How many held-out products.", min=1)] = 50,
+    seed: Annotated[
+        int, typer.Option(help="Which products, and the seed of every draw.", min=0, max=2**63 - 1)
+    ] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page of pictures, drawn beside true, to this folder.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the bundle on products it has never seen."""
+    with reporting(debug):
+        from contextlib import ExitStack
+
+        from vlm.bundle import bundle_path, check_bundle
+        from vlm.files import output_file, output_folder
+
+        check_bundle(bundle_path(bundle))
+        with ExitStack() as outputs:
+            figures_file = outputs.enter_context(output_file(json_file)) if json_file else None
+            page_folder = (
+                outputs.enter_context(output_folder(page, marker="index.html", force=force)) if page else None
+            )
+
+            from vlm.bundle import load_bundle
+            from vlm.evaluation import evaluate as measure
+
+            model, processor = load_bundle(bundle, device=device)
+            figures = measure(model, processor, limit=limit, seed=seed, page=page_folder)
+            if figures_file is not None:
+                figures_file.write_text(
+                    json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+                )
+        for name, value in sorted(figures.items()):
+            typer.echo(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

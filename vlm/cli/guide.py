@@ -1,0 +1,112 @@
+"""`vlm guide PROMPT`: one prompt in, one illustrated guide out."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import unicodedata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlm.cli.reporting import Debug, printable, reporting
+from vlm.errors import OutOfWorld, UserError
+
+MAX_INPUT_BYTES = 1 << 20
+
+
+def guide(
+    prompt: Annotated[str, typer.Argument(help='What to explain; "-" reads it from standard input.')],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; by default out/ and the prompt's words."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Same seed, same model, same machine: same bytes.", min=0, max=2**63 - 1)
+    ] = 0,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace a guide that is already there.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write an illustrated guide: text and pictures from the same model.
+
+    Text goes to standard output, the pictures' progress to standard error. Exit codes: 0 a guide was written;
+    1 the model failed; 2 bad input; 3 the prompt is outside what the model knows; 130 interrupted.
+    """
+    with reporting(debug):
+        started = time.monotonic()
+        folder, steps = _write_guide(prompt, out, seed, bundle, device, force, quiet)
+        typer.echo(
+            f"Wrote {folder / 'guide.html'} ({steps} steps, {time.monotonic() - started:.1f} s)",
+            err=not quiet,
+        )
+
+
+def _write_guide(
+    prompt: str, out: Path | None, seed: int, bundle: Path | None, device: str, force: bool, quiet: bool
+) -> tuple[Path, int]:
+    from vlm.guide import GUIDE_FILE
+    from vlm.prompt import check_prompt
+
+    prompt = check_prompt(_read_input() if prompt == "-" else prompt)
+    folder = out or Path("out") / slug(prompt)
+
+    from vlm.bundle import bundle_path, check_bundle
+    from vlm.files import output_folder
+
+    check_bundle(bundle_path(bundle))
+    # Entered before the model runs, so that no drawing is lost to a folder that cannot be written.
+    with output_folder(folder, marker=GUIDE_FILE, force=force) as staging:
+        import torch
+
+        from vlm.agent import make_guide
+        from vlm.bundle import fingerprint, load_bundle
+        from vlm.cli.progress import AnswerPrinter
+        from vlm.export.folder import fill_folder
+        from vlm.sampling import GenerationOptions
+
+        try:
+            model, processor = load_bundle(bundle, device=torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"cannot use the device {device!r} ({error}), expected cpu or one that torch sees"
+            ) from error
+        try:
+            drawn = make_guide(
+                model,
+                processor,
+                prompt,
+                GenerationOptions(seed=seed, previews=False),
+                fingerprint=fingerprint(bundle),
+                on_event=AnswerPrinter(quiet),
+            )
+        except OutOfWorld as error:
+            if quiet:
+                typer.echo(printable(error.answer))
+            raise
+        fill_folder(drawn.guide, drawn.pictures, staging)
+    return folder, len(drawn.guide.steps)
+
+
+def _read_input() -> str:
+    raw = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    if len(raw) > MAX_INPUT_BYTES:
+        raise UserError(f"standard input has more than {MAX_INPUT_BYTES:,} bytes, expected a sentence or two")
+    # Bytes that are no UTF-8 stay visible as surrogates, and the check of the prompt names them.
+    return raw.decode("utf-8", errors="surrogateescape")
+
+
+def slug(prompt: str, longest: int = 60) -> str:
+    """The prompt's words as a folder's name: "How do I …?" is "how-do-i"; "guide" where nothing is left."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if len(words) > longest:
+        words = words[: longest + 1].rpartition("-")[0] or words[:longest]
+    return words or "guide"

@@ -1,0 +1,206 @@
+"""The model's training task: conversations in, the losses of text, codes and residual out.
+
+The image tokenizer is frozen; pictures are encoded as they come. Knows the stream; knows nothing of optimizers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from hart.tokens import HybridTokens
+from vlm.batch import StreamBatch, collate
+from vlm.bundle import save_bundle
+from vlm.config import HartVLMConfig
+from vlm.errors import UserError
+from vlm.evaluation import compare_guides
+from vlm.flatpack.style import HOUSE
+from vlm.model import HartVLM
+from vlm.processor import StreamProcessor
+from vlm.text_tokenizer import train_text_tokenizer
+from vlm.training.conversations import Sample, conversation_sample, world_text
+from vlm.training.loop import TrainSettings
+from vlm.training.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """One decoder stack; both towers have these sizes."""
+
+    kind: str = "llama"
+    width: int = 256
+    hidden: int = 704
+    layers: int = 6
+    heads: int = 8
+    context: int = 4096
+
+    def config(self) -> dict[str, Any]:
+        """As `transformers` wants it."""
+        return {
+            "model_type": self.kind,
+            "hidden_size": self.width,
+            "intermediate_size": self.hidden,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "head_dim": self.width // self.heads,
+            "max_position_embeddings": self.context,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model training run.
+
+    tokenizer: folder of a trained image tokenizer; vocabulary: size of the text vocabulary; draft_spans: pictures per
+    conversation whose drawing is learnt (the others are only seen); outside: share of prompts outside the world;
+    residual_*: the residual head; *_weight: of the losses; guidance: the default that the bundle is saved with.
+    """
+
+    tokenizer: str = "runs/tokenizer"
+    vocabulary: int = 1024
+    tower: TowerSettings = field(default_factory=TowerSettings)
+    residual_width: int = 256
+    residual_depth: int = 3
+    text_weight: float = 1.0
+    code_weight: float = 1.0
+    residual_weight: float = 1.0
+    guidance: float = 0.0
+    draft_spans: int = 2
+    outside: float = 0.06
+    workers: int = 1
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
+
+
+class _Samples(IterableDataset):
+    """Batches of samples from batch number `start` on."""
+
+    def __init__(self, settings: ModelSettings, size: int, start: int, batch_size: int, rank: int, world: int) -> None:
+        self.settings, self.size = settings, size
+        self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        info = torch.utils.data.get_worker_info()
+        first, stride = (info.id, info.num_workers) if info else (0, 1)
+        batch = self.start + first
+        while True:
+            base = (batch * self.world + self.rank) * self.batch_size
+            yield [
+                conversation_sample(base + i, self.size, self.settings.train.seed, outside=self.settings.outside)
+                for i in range(self.batch_size)
+            ]
+            batch += stride
+
+
+class ModelTask:
+    """Trains a `HartVLM` on conversations, see `vlm.training.loop.Task`."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        torch.manual_seed(settings.train.seed)
+        self.settings = settings
+        folder = Path(settings.tokenizer)
+        try:
+            image_tokenizer = load_tokenizer(folder)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"no trained image tokenizer in {folder} ({' '.join(str(error).split())[:200]}); "
+                "run `vlm train tokenizer` first, or set tokenizer=FOLDER"
+            ) from error
+        text_tokenizer = train_text_tokenizer(world_text(6000), settings.vocabulary)
+        tower = settings.tower.config()
+        config = HartVLMConfig(
+            text_config=tower | {"vocab_size": len(text_tokenizer), "tie_word_embeddings": True},
+            image_config=dict(tower),
+            image_tokenizer=image_tokenizer.config.to_dict(),
+            residual_width=settings.residual_width,
+            residual_depth=settings.residual_depth,
+            text_weight=settings.text_weight,
+            code_weight=settings.code_weight,
+            residual_weight=settings.residual_weight,
+            guidance=settings.guidance,
+        )
+        self.module = HartVLM(config)
+        self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+        self.module.image_tokenizer.to(memory_format=torch.channels_last)
+        self.processor = StreamProcessor(text_tokenizer, config, background=HOUSE.background)
+
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
+        workers = self.settings.workers
+        data = _Samples(self.settings, self.processor.resolution, start, batch_size, rank, world)
+        loader = DataLoader(
+            data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, collate_fn=lambda x: x
+        )
+        return iter(loader)
+
+    def loss(
+        self, module: nn.Module, batch: list[Sample], generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        assert isinstance(module, HartVLM)
+        losses = module(self._collate(module, batch, generator), generator)
+        return losses.total, losses.metrics()
+
+    def _collate(self, module: HartVLM, samples: list[Sample], generator: torch.Generator) -> StreamBatch:
+        device = module.device
+        counts = [len(sample.pixels) for sample in samples]
+        pixels = torch.cat([torch.from_numpy(sample.pixels) for sample in samples]).to(device)
+        tokens: HybridTokens | None = None
+        if len(pixels):
+            # Codes must not depend on the training precision.
+            with torch.autocast(device.type, enabled=False):
+                tokens = module.image_tokenizer.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).to("cpu")
+        conversations, first = [], 0
+        for sample, count in zip(samples, counts, strict=True):
+            pictures = iter(range(first, first + count))
+            first += count
+            messages = []
+            for message in sample.messages:
+                content = message["content"]
+                if not isinstance(content, str):
+                    content = [
+                        part if part["type"] == "text" else {"type": "image", "tokens": _one(tokens, next(pictures))}
+                        for part in content
+                    ]
+                messages.append({"role": message["role"], "content": content})
+            conversations.append(self.processor.encode(messages))
+        batch = collate(
+            conversations, module.config, generator=generator, max_draft_spans=self.settings.draft_spans
+        )
+        return batch.to(device)
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        """Losses on held-out conversations, teacher-forced; writes guides.png, drawn beside true."""
+        assert isinstance(module, HartVLM)
+        sums: dict[str, float] = {}
+        rounds = 4
+        for number in range(rounds):
+            samples = [
+                conversation_sample(number * 8 + i, self.processor.resolution, 1234, "held_out", outside=0.0)
+                for i in range(8)
+            ]
+            generator = torch.Generator().manual_seed(number)
+            losses = module(self._collate(module, samples, generator), generator)
+            for key, value in losses.metrics().items():
+                sums[key] = sums.get(key, 0.0) + value / rounds
+        sheet, figures = compare_guides(module, self.processor, count=4, seed=77)
+        sheet.save(folder / "guides.png")
+        return sums | figures
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write a bundle into folder/bundle."""
+        assert isinstance(module, HartVLM)
+        save_bundle(module, self.processor, folder / "bundle")
+
+
+def _one(tokens: HybridTokens | None, index: int) -> HybridTokens:
+    assert tokens is not None
+    return tokens[index : index + 1]
