@@ -6,12 +6,12 @@ Knows the world and the agent; the figures' names are those of the README.
 
 from __future__ import annotations
 
-import html
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from vlm.agent import read_guide
@@ -156,16 +156,16 @@ def judge(
         plan = stages(one.truth)
         one.expected = max(len(plan), len(pictures))
         for step, picture in enumerate(pictures):
-            one.faults.append(
-                check(picture, one.truth, step).reasons if step < len(plan) else ("a step too many",)
-            )
+            one.faults.append(check(picture, one.truth, step).reasons if step < len(plan) else ("a step too many",))
     else:
         one.expected = max(len(stages(product)), len(pictures))
         one.faults = [("the words state no such product",)] * len(pictures)
     return one
 
 
-def compare_guides(model: HartVLM, processor: StreamProcessor, count: int, seed: int) -> tuple[Image.Image, dict[str, float]]:
+def compare_guides(
+    model: HartVLM, processor: StreamProcessor, count: int, seed: int
+) -> tuple[Image.Image, dict[str, float]]:
     """A sheet of guides (drawn above, true below) and quick figures, for a look during training."""
     size = processor.resolution
     rows: list[list[Image.Image]] = []
@@ -173,7 +173,11 @@ def compare_guides(model: HartVLM, processor: StreamProcessor, count: int, seed:
     for number in range(count):
         product, prompt = held_out_case(seed, number)
         one = judge(model, processor, product, prompt, number)
-        right, wanted, exact = right + one.right_pictures, wanted + one.expected, exact + (one.structure and not one.words)
+        right, wanted, exact = (
+            right + one.right_pictures,
+            wanted + one.expected,
+            exact + (one.structure and not one.words),
+        )
         truth = one.truth or product
         rows += [one.pictures[:6], [render(truth, step, size) for step in range(len(stages(truth)))]]
     sheet = Image.new("RGB", (6 * size, len(rows) * size), HOUSE.background)
@@ -185,36 +189,20 @@ def compare_guides(model: HartVLM, processor: StreamProcessor, count: int, seed:
 
 def write_page(judged: list[Judged], figures: dict[str, float], folder: Path) -> None:
     """index.html and PNGs: each guide's pictures, drawn above true, worst first."""
-    order = sorted(judged, key=lambda one: one.right_pictures / max(1, one.expected))
-    blocks = []
-    for number, one in enumerate(order):
-        cells = []
+    guides = []
+    for number, one in enumerate(sorted(judged, key=lambda one: one.right_pictures / max(1, one.expected))):
         plan = stages(one.truth) if one.truth else ()
+        steps = []
         for step, picture in enumerate(one.pictures):
             drawn, true = f"{number:03d}-{step + 1}.png", f"{number:03d}-{step + 1}-true.png"
             picture.save(folder / drawn)
-            shown = f'<img src="{drawn}" alt="drawn">'
-            if step < len(plan):
-                assert one.truth is not None
+            known = one.truth is not None and step < len(plan)
+            if one.truth is not None and known:
                 render(one.truth, step, picture.width).save(folder / true)
-                shown += f'<img src="{true}" alt="true">'
-            reasons = one.faults[step]
-            note = "right" if not reasons else "; ".join(reasons)
-            cells.append(f'<figure class="{"bad" if reasons else "good"}">{shown}<figcaption>{html.escape(note)}</figcaption></figure>')
+            steps.append({"drawn": drawn, "true": true if known else None, "faults": one.faults[step]})
         words = "words right" if one.structure and not one.words else "; ".join(one.words)
         title = one.guide.title if one.guide else "no guide"
-        blocks.append(
-            f"<section><h2>{html.escape(one.prompt)}</h2><p>{html.escape(title)} · {html.escape(words)}</p>"
-            f'<div class="row">{"".join(cells)}</div></section>'
-        )
-    rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:.4g}</td></tr>" for k, v in sorted(figures.items()))
-    style = (
-        "body{font:15px system-ui;margin:2rem;max-width:70rem}h2{font-size:1rem;margin:1.5rem 0 .2rem}p{margin:0 0 .5rem;color:#555}"
-        ".row{display:flex;flex-wrap:wrap;gap:.5rem}figure{margin:0;width:9rem;border-top:4px solid #2a8}figure.bad{border-color:#d33}"
-        "figure img{width:100%;display:block}figcaption{font-size:.75rem;color:#555}"
-    )
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Held-out guides</title><style>{style}</style>'
-        f"<h1>Held-out guides: drawn above, true below; worst first</h1><table>{rows}</table>{''.join(blocks)}</html>\n"
-    )
+        guides.append({"prompt": one.prompt, "title": title, "words": words, "steps": steps})
+    environment = Environment(loader=PackageLoader("vlm"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("evaluation.html").render(guides=guides, figures=sorted(figures.items()))
     (folder / "index.html").write_text(page, encoding="utf-8")

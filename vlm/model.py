@@ -188,7 +188,7 @@ class HartVLM(PreTrainedModel):
         quantizer, schedule = self.image_tokenizer.quantizer, self.image_tokenizer.schedule
         codes = batch.codes.split(schedule.areas, dim=1)
         with torch.no_grad():
-            latent = quantizer.latent(HybridTokens(codes, batch.residuals))
+            latent = quantizer.latent(HybridTokens(codes, batch.residuals.float()))
         parts = [self.picture_rows(latent).flatten(0, 1)]
         if len(batch.drafted):
             with torch.no_grad():

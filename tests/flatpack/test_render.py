@@ -16,7 +16,7 @@ from vlm.flatpack.product import FAMILIES, Product, choices, make_product, sampl
 from vlm.flatpack.render import CANVAS, HALO, MIDDLE, Scene, draw_ids, id_map, render, scene
 from vlm.flatpack.style import HOUSE, HOUSE_PALETTE, Style, random_style
 
-VIEWS = [HOUSE.view, View(22, 25, False), View(40, 36, True), View(33, 28, True), View(25, 35, False)]
+VIEWS = [HOUSE.view, View(40, 36, True), View(24, 27, False)]
 
 
 def every_shape(family: str) -> list[Product]:
@@ -47,13 +47,15 @@ def depth_buffer_ids(shown: Scene, view: View) -> np.ndarray:
             area = float((flat[:, 0] * ahead[:, 1] - ahead[:, 0] * flat[:, 1]).sum()) / 2
             if abs(area) < 1e-6:
                 continue
-            inside = np.ones_like(depth, dtype=bool)
+            (left, top), (right, bottom) = flat.min(axis=0).astype(int), flat.max(axis=0).astype(int) + 1
+            box = (slice(top, bottom), slice(left, right))
+            inside = np.ones_like(depth[box], dtype=bool)
             for (ax, ay), (bx, by) in zip(flat, ahead, strict=True):
-                inside &= ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) * area >= 0
+                inside &= ((bx - ax) * (y[box] - ay) - (by - ay) * (x[box] - ax)) * area >= 0
             plane = np.linalg.lstsq(np.column_stack([flat, np.ones(len(flat))]), face @ view.towards, rcond=None)[0]
-            here = plane[0] * x + plane[1] * y + plane[2]
-            nearer = inside & (here > depth + 1e-6)
-            depth[nearer], ids[nearer] = here[nearer], ident
+            here = plane[0] * x[box] + plane[1] * y[box] + plane[2]
+            nearer = inside & (here > depth[box] + 1e-6)
+            depth[box][nearer], ids[box][nearer] = here[nearer], ident
     return ids
 
 

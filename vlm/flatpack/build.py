@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, pi, sin
+from math import cos, pi, sin, sqrt
 
 from vlm.flatpack.geometry import Prism, arc, bar, box, cone, tapered, turned
 from vlm.flatpack.product import Product
@@ -53,14 +53,29 @@ TOOLS = {"screw": "screwdriver", "bolt": "hex key", "dowel": "mallet", "cam lock
 
 SCALE = {"small": 0.76, "medium": 0.88, "large": 1.0}
 FIT = {  # what makes the large size of each family fill the page
-    "stool": 1.03, "chair": 0.85, "table": 0.97, "bench": 1.08, "bookcase": 0.9, "dresser": 0.95, "bed": 1.1,
-    "lamp": 0.84, "coat rack": 0.95, "plant stand": 0.98,
+    "stool": 1.03,
+    "chair": 0.85,
+    "table": 0.97,
+    "bench": 1.08,
+    "bookcase": 0.9,
+    "dresser": 0.95,
+    "bed": 1.1,
+    "lamp": 0.84,
+    "coat rack": 0.95,
+    "plant stand": 0.98,
 }
 
 
 def _stage(
-    noun: str, colour: str, shapes: list[list[Prism]], motion: Vector, target: str, fastener: str = "", per_part: int = 0,
-    adjective: str = "", plural: str = "",
+    noun: str,
+    colour: str,
+    shapes: list[list[Prism]],
+    motion: Vector,
+    target: str,
+    fastener: str = "",
+    per_part: int = 0,
+    adjective: str = "",
+    plural: str = "",
 ) -> Stage:
     parts = tuple(Part(noun, colour, tuple(prisms)) for prisms in shapes)
     return Stage(noun, plural or noun + "s", adjective, parts, motion, target, fastener, per_part)
@@ -95,11 +110,20 @@ def _stool(p: Product, s: float) -> list[Stage]:
     else:
         places = _corners(2 * ring, 2 * ring, 3 * s)
     legs = [_post(p["leg"], x, y, wide, 0, height) for x, y in places]
-    reach = ring - 3 * s - wide * 0.75 if p.count == 4 else ring - wide * 0.75
+    clear = wide * (0.92 if p["leg"] == "tapered" else 0.75)  # three tapered legs lean their corners towards the middle
+    reach = ring - 3 * s - wide * 0.75 if p.count == 4 else ring - clear
     seat = _slab(p["shape"], 60 * s if p["shape"] == "round" else 52 * s, 52 * s, height, 7)
     return [
         _stage("leg", p["second"], legs, DOWN, "the floor", "", 0, p["leg"]),
-        _stage("footrest", p["second"], [[cone(0, 0, reach, reach, 0.30 * height, 0.30 * height + 5)]], DOWN, "the legs", "screw", 3),
+        _stage(
+            "footrest",
+            p["second"],
+            [[cone(0, 0, reach, reach, 0.30 * height, 0.30 * height + 5)]],
+            DOWN,
+            "the legs",
+            "screw",
+            3,
+        ),
         _stage("seat", p["colour"], [[seat]], DOWN, "the legs", "bolt", p.count, p["shape"]),
     ]
 
@@ -122,7 +146,8 @@ def _chair(p: Product, s: float) -> list[Stage]:
     gap = (rise - 4) / p.count
     high = min(gap - 3, 13 * s)
     slats = [
-        [box(-width / 2 + wide, y + 1, top + rise - 2 - gap * i - high, width - 2 * wide, 4, high)] for i in range(p.count)
+        [box(-width / 2 + wide, y + 1, top + rise - 2 - gap * i - high, width - 2 * wide, 4, high)]
+        for i in range(p.count)
     ]
     return [
         *stages,
@@ -141,7 +166,16 @@ def _table(p: Product, s: float) -> list[Stage]:
     return [
         _stage("leg", p["second"], legs, DOWN, "the floor", "", 0, p["leg"]),
         _stage("frame", p["second"], [[frame]], DOWN, "the legs", "bolt", 4),
-        _stage("top", p["colour"], [[_slab(p["shape"], width, depth, height + 8, 6)]], DOWN, "the frame", "screw", 6, p["shape"]),
+        _stage(
+            "top",
+            p["colour"],
+            [[_slab(p["shape"], width, depth, height + 8, 6)]],
+            DOWN,
+            "the frame",
+            "screw",
+            6,
+            p["shape"],
+        ),
     ]
 
 
@@ -183,9 +217,7 @@ def _dresser(p: Product, s: float) -> list[Stage]:
     gap = (height - 3) / p.count
     front = depth / 2 - 4
     drawers = [[box(-width / 2 + 3, front, low + 3 + i * gap, width - 6, 4, gap - 3)] for i in range(p.count)]
-    handles = [
-        [box(-8 * s, front + 4, low + 3 + i * gap + (gap - 3) / 2 - 2.5, 16 * s, 4, 5)] for i in range(p.count)
-    ]
+    handles = [[box(-8 * s, front + 4, low + 3 + i * gap + (gap - 3) / 2 - 2.5, 16 * s, 4, 5)] for i in range(p.count)]
     top = box(-width / 2 - 2, -depth / 2 - 2, low + height, width + 4, depth + 4, 5)
     return [
         _stage("leg", p["colour"], legs, DOWN, "the floor", "", 0, p["leg"]),
@@ -200,17 +232,17 @@ def _bed(p: Product, s: float) -> list[Stage]:
     width, length, low, thick = 50 * s, 74 * s, 12 * s, 5.0
     head = -length / 2
     if p["back"] == "curved":
-        radius = width * 0.75
-        board = arc(0, head + radius, radius + 1, 5, 222, 318, 0, 40 * s)
+        radius = width * 1.2
+        board = arc(0, head + radius, radius + 1, 5, 244, 296, 0, 40 * s)
     else:
         board = [box(-width / 2, head - thick, 0, width, thick, 40 * s)]
-    start = head + (radius * 0.30 if p["back"] == "curved" else 0)
+    start = head
+    if p["back"] == "curved":  # rails and mattress begin where the board's ends come forward to
+        start += radius - sqrt((radius - 4) ** 2 - (width / 2) ** 2) + 0.5
     rails = [[box(x, start, low - 6, 6, length / 2 - start, 11)] for x in (-width / 2, width / 2 - 6)]
     run = length / 2 - start
     gap = run / p.count
-    slats = [
-        [box(-width / 2 + 6, start + (i + 0.5) * gap - 4, low - 1, width - 12, 8, 4)] for i in range(p.count)
-    ]
+    slats = [[box(-width / 2 + 6, start + (i + 0.5) * gap - 4, low - 1, width - 12, 8, 4)] for i in range(p.count)]
     foot = box(-width / 2, length / 2, 0, width, thick, 20 * s)
     mattress = box(-width / 2 + 1, start, low + 5, width - 2, run - 0.5, 11)
     return [
@@ -235,10 +267,10 @@ def _lamp(p: Product, s: float) -> list[Stage]:
 
 
 def _coat_rack(p: Product, s: float) -> list[Stage]:
-    height, reach, half = 88 * s, 28 * s, 4.5
+    height, reach, half = 88 * s, 28 * s, 5.0
     ends = [(-1, 0), (0, -1), (1, 0), (0, 1)]
     feet = [[bar(x * half, y * half, x * reach, y * reach, 7, 0, 6)] for x, y in ends]
-    pole = turned(0, 0, 11, 0, height) if p["pole"] == "turned" else [cone(0, 0, half - 0.5, half - 0.5, 0, height, 12)]
+    pole = turned(0, 0, 11, 0, height) if p["pole"] == "turned" else [cone(0, 0, 4, 4, 0, height, 12)]
     places = [(1, 0), (-1, 0), (0, 1), (0.6, -0.8)][: p.count]  # straight back would hide behind a turned pole
     levels = [0.86, 0.86, 0.70, 0.70]
     hooks = [
@@ -257,8 +289,10 @@ def _plant_stand(p: Product, s: float) -> list[Stage]:
     height = 44 * s
     pole = turned(0, 0, 13, 6, 6 + height) if p["pole"] == "turned" else [cone(0, 0, 4.5, 4.5, 6, 6 + height, 14)]
     top = _slab(p["shape"], 52 * s, 46 * s, 6 + height, 5)
-    pot = [cone(0, 0, 12 * s, 18 * s, 11 + height, 11 + height + 22 * s, facets=24),
-           cone(0, 0, 20 * s, 20 * s, 11 + height + 22 * s, 11 + height + 27 * s, facets=24)]
+    pot = [
+        cone(0, 0, 12 * s, 18 * s, 11 + height, 11 + height + 22 * s, facets=24),
+        cone(0, 0, 20 * s, 20 * s, 11 + height + 22 * s, 11 + height + 27 * s, facets=24),
+    ]
     return [
         _stage("base", p["second"], [[cone(0, 0, 25 * s, 20 * s, 0, 6, facets=28)]], DOWN, "the floor"),
         _stage("pole", p["second"], [pole], DOWN, "the base", "bolt", 1, p["pole"]),
@@ -268,8 +302,16 @@ def _plant_stand(p: Product, s: float) -> list[Stage]:
 
 
 _BUILDERS = {
-    "stool": _stool, "chair": _chair, "table": _table, "bench": _bench, "bookcase": _bookcase, "dresser": _dresser,
-    "bed": _bed, "lamp": _lamp, "coat rack": _coat_rack, "plant stand": _plant_stand,
+    "stool": _stool,
+    "chair": _chair,
+    "table": _table,
+    "bench": _bench,
+    "bookcase": _bookcase,
+    "dresser": _dresser,
+    "bed": _bed,
+    "lamp": _lamp,
+    "coat rack": _coat_rack,
+    "plant stand": _plant_stand,
 }
 
 

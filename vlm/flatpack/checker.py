@@ -24,7 +24,8 @@ from vlm.flatpack.product import Product
 from vlm.flatpack.render import ARROW_ID, CANVAS, NUMBER_ID, Scene, draw, draw_ids, recoloured, scene
 from vlm.flatpack.style import HOUSE, Style
 
-BLUR = 1.0  # both pictures are blurred this much before hypotheses are compared: a soft outline is no fault
+LUMA_BLUR, CHROMA_BLUR = 1.0, 2.0  # pixels; both pictures are blurred so before faults are weighed: softness is no fault
+REACH = 6  # pixels at which the blurs are cut off
 NEARER = 0.5  # a fault is believed where the picture is this far on the way from the truth to it
 MARGIN = 1500.0  # and explains this much more squared error (levels², all channels) than the truth does
 FAINT = 1500.0  # faults that differ less than this in all (levels²) cannot be told from the truth, and are not asked
@@ -151,7 +152,11 @@ def _reduce(pixels: np.ndarray) -> np.ndarray:
 
 
 def _soften(pixels: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_filter(pixels, (BLUR, BLUR, 0), mode="nearest", truncate=3.0)
+    """(…, …, 3) RGB → blurred luma and more blurred chroma."""
+    turned = pixels @ LUMA_CHROMA
+    sigmas = (LUMA_BLUR, CHROMA_BLUR, CHROMA_BLUR)
+    planes = [ndimage.gaussian_filter(turned[..., i], sigmas[i], mode="nearest", truncate=REACH / sigmas[i]) for i in range(3)]
+    return np.stack(planes, axis=2)
 
 
 def _aligned(seen: np.ndarray, truth: _Truth) -> tuple[tuple[int, int], np.ndarray]:
@@ -202,35 +207,47 @@ class _Collector:
     def __init__(self) -> None:
         self.subjects: list[str] = []
         self.reasons: list[str] = []
-        self.rows: list[sparse.csr_array] = []
+        self.places: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
         self.energies: list[float] = []
 
     def add(self, subject: str, reason: str, difference: np.ndarray) -> None:
         """Adds one fault from its (128, 128, 3) difference to the truth, unless it is too faint to see."""
-        soft = _soften(difference).ravel()
+        y, x = np.nonzero(difference.any(axis=2))
+        if not len(y):
+            return
+        top, left = max(0, y.min() - REACH), max(0, x.min() - REACH)
+        soft = _soften(difference[top : y.max() + REACH + 1, left : x.max() + REACH + 1])
         soft[np.abs(soft) < 0.5] = 0
-        energy = float(soft @ soft)
+        row, column, plane = np.nonzero(soft)
+        values = soft[row, column, plane]
+        energy = float(values @ values)
         if energy < FAINT:
             return
         self.subjects.append(subject)
         self.reasons.append(reason)
-        self.rows.append(sparse.csr_array(soft[None]))
+        self.places.append(((row + top) * CANVAS + column + left) * 3 + plane)
+        self.values.append(values)
         self.energies.append(energy)
 
     def result(self) -> _Hypotheses:
-        stacked = sparse.csr_array(sparse.vstack(self.rows)) if self.rows else sparse.csr_array((0, CANVAS * CANVAS * 3))
-        return _Hypotheses(tuple(self.subjects), tuple(self.reasons), stacked, np.array(self.energies))
+        ends = np.cumsum([0, *(len(place) for place in self.places)])
+        columns = np.concatenate([np.zeros(0, dtype=np.int64), *self.places])
+        values = np.concatenate([np.zeros(0, dtype=np.float32), *self.values])
+        differences = sparse.csr_array((values, columns, ends), shape=(len(self.places), CANVAS * CANVAS * 3))
+        return _Hypotheses(tuple(self.subjects), tuple(self.reasons), differences, np.array(self.energies))
 
 
 def _differ(product: Product, step: int, style: Style) -> tuple[_Truth, Callable[[Scene], np.ndarray]]:
-    """The truth, and a function from a wrong scene to its difference from it, arrow left out of both.
+    """The truth, and a function from a wrong scene to its difference from it, arrow and labels left out of both.
 
     The arrow is drawn beside whatever is added, so it would move with a fault that has nothing to do with it.
     """
     truth = _truth(product, step, CANVAS, style)
-    base = _pixels(replace(truth.shown, motion=None), style)
+    bare = {"motion": None, "number": None, "count": None}
+    base = _pixels(replace(truth.shown, **bare), style)
     clear = ~np.isin(truth.ids, (ARROW_ID, NUMBER_ID))[..., None]
-    return truth, lambda wrong: (_pixels(replace(wrong, motion=None), style) - base) * clear
+    return truth, lambda wrong: (_pixels(replace(wrong, **bare), style) - base) * clear
 
 
 def _pixels(shown: Scene, style: Style) -> np.ndarray:

@@ -139,9 +139,7 @@ def project(prism: Prism, view: View) -> Projection:
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + EPSILON
     seen = normals @ view.towards > EPSILON
     bright = np.clip(normals @ LIGHT, 0, 1)
-    faces = [
-        (flat[[i, following[i], count + following[i], count + i]], float(bright[i])) for i in np.flatnonzero(seen)
-    ]
+    faces = [(flat[[i, following[i], count + following[i], count + i]], float(bright[i])) for i in np.flatnonzero(seen)]
     top = flat[count:]
     faces.append((top, float(LIGHT[2])))
     edges = [np.concatenate([top, top[:1]])]
@@ -173,7 +171,8 @@ def depth_order(prisms: list[Prism], view: View) -> list[int]:
 
     Two disjoint convex bodies have a separating plane, and whatever lies on the camera's side of it cannot be hidden
     by the other. The axes tried are z, 16 horizontal directions and the side normals of four-sided prisms; if axes
-    disagree, neither hides the other. Raises ValueError if the prisms hide each other in a cycle.
+    disagree, neither hides the other. Raises ValueError if two prisms that may hide each other are parted by none of
+    these axes, or if prisms hide each other in a cycle.
     """
     turn = np.arange(16) * pi / 16
     axes = [np.column_stack([np.cos(turn), np.sin(turn), np.zeros(16)]), np.array([[0.0, 0.0, 1.0]])]
@@ -185,15 +184,20 @@ def depth_order(prisms: list[Prism], view: View) -> list[int]:
     axes_A3 = np.unique(np.round(np.concatenate(axes), 6), axis=0)
     axes_A3 = axes_A3 * np.where(axes_A3 @ view.towards < 0, -1.0, 1.0)[:, None]
     facing = axes_A3 @ view.towards > 1e-3
-    spans = [prism.corners @ axes_A3[facing].T for prism in prisms]
+    spans = [prism.corners @ axes_A3.T for prism in prisms]
     low_PA = np.stack([span.min(axis=0) for span in spans])
     high_PA = np.stack([span.max(axis=0) for span in spans])
-    behind = (high_PA[:, None] <= low_PA[None] + 1e-4).any(axis=2)
+    below_PPA = high_PA[:, None] <= low_PA[None] + 1e-4
+    behind = below_PPA[..., facing].any(axis=2)
+    parted = below_PPA.any(axis=2)
 
     flats = [prism.corners @ view.screen for prism in prisms]
     least = np.stack([flat.min(axis=0) for flat in flats])
     most = np.stack([flat.max(axis=0) for flat in flats])
     touching = ((most[:, None] > least[None] - 2) & (most[None] > least[:, None] - 2)).all(axis=2)
+    entangled = np.argwhere(touching & ~parted & ~parted.T & ~np.eye(len(prisms), dtype=bool))
+    if len(entangled):
+        raise ValueError(f"no axis parts prisms {entangled[0][0]} and {entangled[0][1]}; they may overlap")
     before = behind & ~behind.T & touching
 
     waiting = before.sum(axis=0)

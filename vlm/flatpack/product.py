@@ -37,7 +37,9 @@ class Family:
         return cartesian(*self.attributes.values())
 
 
-def _family(name: str, counted: str, counts: tuple[int, ...], colours: dict[str, str], **more: tuple[str, ...]) -> Family:
+def _family(
+    name: str, counted: str, counts: tuple[int, ...], colours: dict[str, str], **more: tuple[str, ...]
+) -> Family:
     return Family(name, {"size": SIZES, **more}, counts, counted, colours)
 
 
@@ -45,15 +47,47 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         _family("stool", "leg", (3, 4), {"colour": "seat", "second": "legs"}, shape=SHAPES, leg=LEGS),
-        _family("chair", "slat", (1, 2, 3), {"colour": "seat", "second": "legs", "third": "back"}, back=("slatted", "curved")),
+        _family(
+            "chair",
+            "slat",
+            (1, 2, 3),
+            {"colour": "seat", "second": "legs", "third": "back"},
+            back=("slatted", "curved"),
+        ),
         _family("table", "", (), {"colour": "top", "second": "legs"}, shape=SHAPES, leg=LEGS),
         _family("bench", "slat", (2, 3, 4), {"colour": "slats", "second": "supports", "third": "beam"}),
         _family("bookcase", "shelf", (2, 3, 4), {"colour": "sides", "second": "shelves", "third": "back"}),
         _family("dresser", "drawer", (2, 3, 4), {"colour": "body", "second": "drawers", "third": "handles"}, leg=LEGS),
-        _family("bed", "slat", (3, 4, 5), {"colour": "mattress", "second": "frame", "third": "slats"}, back=("flat", "curved")),
-        _family("lamp", "", (), {"colour": "shade", "second": "base", "third": "pole"}, shade=("cone", "drum"), pole=("straight", "turned")),
-        _family("coat rack", "hook", (2, 3, 4), {"colour": "pole", "second": "feet", "third": "hooks"}, pole=("straight", "turned")),
-        _family("plant stand", "", (), {"colour": "pot", "second": "stand", "third": "top"}, shape=SHAPES, pole=("straight", "turned")),
+        _family(
+            "bed",
+            "slat",
+            (3, 4, 5),
+            {"colour": "mattress", "second": "frame", "third": "slats"},
+            back=("flat", "curved"),
+        ),
+        _family(
+            "lamp",
+            "",
+            (),
+            {"colour": "shade", "second": "base", "third": "pole"},
+            shade=("cone", "drum"),
+            pole=("straight", "turned"),
+        ),
+        _family(
+            "coat rack",
+            "hook",
+            (2, 3, 4),
+            {"colour": "pole", "second": "feet", "third": "hooks"},
+            pole=("straight", "turned"),
+        ),
+        _family(
+            "plant stand",
+            "",
+            (),
+            {"colour": "pot", "second": "stand", "third": "top"},
+            shape=SHAPES,
+            pole=("straight", "turned"),
+        ),
     )
 }
 

@@ -51,7 +51,11 @@ def _agree(product: Product, lines: list[str]) -> int:
 
 
 def wrong_words(
-    heading: str, parts: list[str], tools: list[str], steps: list[str], asked: dict[str, str] | None = None,
+    heading: str,
+    parts: list[str],
+    tools: list[str],
+    steps: list[str],
+    asked: dict[str, str] | None = None,
     family: str | None = None,
 ) -> list[str]:
     """What is wrong with a guide's words; empty where all is right.

@@ -26,7 +26,7 @@ ARROW_ID, CALLOUT_ID, NUMBER_ID = 253, 254, 255
 
 @dataclass(frozen=True)
 class Placed:
-    """A part in a picture: its colour there, whether this step adds it, and a shift from its right place (world units)."""
+    """A part in a picture: its colour, whether this step adds it, and its shift from the right place (world units)."""
 
     part: Part
     ident: int
@@ -37,7 +37,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture. number, count: the step's number and callout, None to leave them out; arrow: tail and tip, screen."""
+    """One picture: the parts in it, and all parts of the product, which decide order and centring.
+
+    number, count: the step's number and its callout; motion: of the parts it adds. None leaves the mark out.
+    """
+
 
     placed: tuple[Placed, ...]
     whole: tuple[Part, ...]
@@ -191,10 +195,17 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(pixels)
 
 
-def _write(pen: ImageDraw.ImageDraw, text: str, centre: tuple[float, float], scale: float, fill: tuple[int, int, int]) -> None:
+def _write(
+    pen: ImageDraw.ImageDraw, text: str, centre: tuple[float, float], scale: float, fill: tuple[int, int, int]
+) -> None:
     pen.text(
-        (centre[0] * scale, centre[1] * scale), text, fill=fill, font=_font(round(17 * scale)), anchor="mm",
-        stroke_width=round(0.35 * scale), stroke_fill=fill,
+        (centre[0] * scale, centre[1] * scale),
+        text,
+        fill=fill,
+        font=_font(round(17 * scale)),
+        anchor="mm",
+        stroke_width=round(0.35 * scale),
+        stroke_fill=fill,
     )
 
 
@@ -218,6 +229,4 @@ def _paper(style: Style, size: int) -> Image.Image:
 
 def recoloured(shown: Scene, changes: dict[int, str]) -> Scene:
     """The scene with some parts (by id) in other colours."""
-    return replace(
-        shown, placed=tuple(replace(p, colour=changes.get(p.ident, p.colour)) for p in shown.placed)
-    )
+    return replace(shown, placed=tuple(replace(p, colour=changes.get(p.ident, p.colour)) for p in shown.placed))

@@ -50,12 +50,12 @@ def number_word(value: int) -> str:
 
 
 def article(phrase: str) -> str:
-    """"a" or "an" before a phrase."""
+    """ "a" or "an" before a phrase."""
     return f"{'an' if phrase[:1].lower() in 'aeiou' else 'a'} {phrase}"
 
 
 def join(phrases: Iterable[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     words = list(phrases)
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
@@ -154,8 +154,6 @@ def guide_text(product: Product, rng: random.Random, chosen: Iterable[str] = ())
         "",
         "## Steps",
     ]
-    texts = [
-        f"{index + 1}. {rng.choice(step_variants(stage))}\n" for index, stage in enumerate(plan)
-    ]
+    texts = [f"{index + 1}. {rng.choice(step_variants(stage))}\n" for index, stage in enumerate(plan)]
     texts[0] = "\n".join(head) + "\n" + texts[0]
     return [texts[0], *("\n" + text for text in texts[1:]), "\n" + rng.choice(CLOSINGS).format(**names)]

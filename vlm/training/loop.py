@@ -31,8 +31,8 @@ class TrainSettings:
     """How to train. A run ends at `steps` or after `minutes` (0: no such limit), whichever comes first.
 
     learning_rate falls on a cosine to `final_rate` times itself over the budget, after `warmup` steps. batch_size is
-    per process and accumulation step; average: decay of the averaged weights; precision: "no" or "bf16"; device:
-    "auto" or "cpu"; intervals are in steps, `save_minutes` in minutes. initial: weights to start from, or "".
+    per process and accumulation step; average: decay of the averaged weights; precision: "no", "bf16", or
+    "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are in steps, `save_minutes` in minutes. initial: weights to start from, or "".
     """
 
     steps: int = 0
@@ -46,7 +46,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     average: float = 0.998
-    precision: str = "bf16"
+    precision: str = "auto"
     device: str = "auto"
     seed: int = 0
     log_every: int = 20
@@ -61,8 +61,8 @@ class TrainSettings:
         for name in ("batch_size", "accumulate", "log_every", "validate_every", "warmup"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if self.precision not in ("no", "bf16"):
-            raise ValueError(f'train.precision is "no" or "bf16", got {self.precision!r}')
+        if self.precision not in ("auto", "no", "bf16"):
+            raise ValueError(f'train.precision is "auto", "no" or "bf16", got {self.precision!r}')
         if self.device not in ("auto", "cpu"):
             raise ValueError(f'train.device is "auto" or "cpu", got {self.device!r}')
 
@@ -77,7 +77,9 @@ class Task(Protocol):
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         """Batches from number `start` on; a batch depends on its number (and the process) alone."""
 
-    def loss(self, module: nn.Module, batch: Any, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, module: nn.Module, batch: Any, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
         """The scalar loss of one batch on the module's device, and what to report; progress in [0, 1]."""
 
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -110,12 +112,14 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
     """Train until the budget is spent; returns the averaged weights' module.
 
     folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, the task's export. With `resume`, a
-    checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
+    checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is an error.
+    Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
     that is not finite.
     """
+    on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(
-        mixed_precision=settings.precision,
-        cpu=settings.device == "cpu",
+        mixed_precision=("no" if on_cpu else "bf16") if settings.precision == "auto" else settings.precision,
+        cpu=on_cpu,
         gradient_accumulation_steps=settings.accumulate,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +185,9 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
             with accelerator.accumulate(step_module), accelerator.autocast():
                 loss, metrics = step_module(batch, generator, progress_now())
                 if not math.isfinite(float(loss.detach())):
-                    raise RuntimeError(f"the loss is not finite at step {step}; the last checkpoint is kept in {checkpoint}")
+                    raise RuntimeError(
+                        f"the loss is not finite at step {step}; the last checkpoint is kept in {checkpoint}"
+                    )
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.clip > 0:
                     metrics["grad_norm"] = float(accelerator.clip_grad_norm_(weights, settings.clip))

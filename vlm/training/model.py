@@ -5,7 +5,6 @@ The image tokenizer is frozen; pictures are encoded as they come. Knows the stre
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,9 +170,7 @@ class ModelTask:
                     ]
                 messages.append({"role": message["role"], "content": content})
             conversations.append(self.processor.encode(messages))
-        batch = collate(
-            conversations, module.config, generator=generator, max_draft_spans=self.settings.draft_spans
-        )
+        batch = collate(conversations, module.config, generator=generator, max_draft_spans=self.settings.draft_spans)
         return batch.to(device)
 
     @torch.no_grad()

@@ -87,15 +87,28 @@ class TokenizerTask:
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         data = _Pictures(self.settings, start, batch_size, rank, world)
-        return iter(DataLoader(data, batch_size=None, num_workers=self.settings.workers, prefetch_factor=4 if self.settings.workers else None))
+        return iter(
+            DataLoader(
+                data,
+                batch_size=None,
+                num_workers=self.settings.workers,
+                prefetch_factor=4 if self.settings.workers else None,
+            )
+        )
 
-    def loss(self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, nn.ModuleDict)
         tokenizer, codebook = module["tokenizer"], module["codebook"]
         device = next(tokenizer.parameters()).device
         image = (batch.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         return tokenizer_loss(
-            tokenizer, image, codebook=codebook, generator=generator, weights=self.settings.weights,
+            tokenizer,
+            image,
+            codebook=codebook,
+            generator=generator,
+            weights=self.settings.weights,
             revive=progress < 0.9,
         )
 
@@ -148,7 +161,10 @@ def save_tokenizer(tokenizer: nn.Module, config: TokenizerConfig, folder: Path) 
 
 
 def load_tokenizer(folder: Path) -> HybridTokenizer:
-    """Read what `save_tokenizer` wrote. Raises OSError where a file is missing, ValueError or RuntimeError where it is foreign."""
+    """Read what `save_tokenizer` wrote.
+
+    Raises OSError where a file is missing, ValueError or RuntimeError where it is foreign.
+    """
     config = TokenizerConfig.from_dict(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
     tokenizer = HybridTokenizer(config)
     tokenizer.load_state_dict(load_file(folder / "tokenizer.safetensors"))

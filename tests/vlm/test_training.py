@@ -1,0 +1,191 @@
+"""The training loop: resume, budget, faults; the tokenizer's and the model's task on tiny sizes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hart.tokenizer import TokenizerConfig
+from vlm.errors import UserError
+from vlm.training.conversations import conversation_sample, world_text
+from vlm.training.loop import TrainSettings, rate_at, train
+from vlm.training.model import ModelSettings, ModelTask, TowerSettings
+from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
+
+TINY = TokenizerConfig(
+    channels=8,
+    vocab_size=64,
+    encoder_widths=(16, 16, 32),
+    decoder_widths=(16, 16, 32),
+    encoder_blocks=(1, 1, 1),
+    decoder_blocks=(1, 1, 1),
+    groups=8,
+)
+QUICK = TrainSettings(
+    steps=6, batch_size=2, learning_rate=1e-3, warmup=2, precision="no", device="cpu", log_every=1, validate_every=100
+)
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+class LinearTask:
+    """Fits a line; dies before the batch `dies_at`."""
+
+    def __init__(self, dies_at: int | None = None, poison: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.module = nn.Linear(4, 1)
+        self.dies_at, self.poison = dies_at, poison
+        self.exported = False
+
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Tensor]:
+        for number in itertools.count(start):
+            if number == self.dies_at:
+                raise Killed
+            yield torch.randn(batch_size, 4, generator=torch.Generator().manual_seed(number * world + rank))
+
+    def loss(
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        noise = torch.randn(len(batch), 1, generator=generator)
+        loss = (module(batch) - batch.sum(1, keepdim=True) - 0.1 * noise).square().mean()
+        return loss, {"loss": float(loss.detach())}
+
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        return {"weight": float(module.weight.sum())}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        self.exported = True
+
+
+def curve(folder: Path, kind: str = "train", key: str = "loss") -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [(row["step"], row[key]) for row in rows if row["kind"] == kind]
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path):
+    settings = replace(QUICK, save_minutes=0.0)
+    whole = train(LinearTask(), settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(LinearTask(dies_at=4), settings, tmp_path / "killed")
+    resumed = train(LinearTask(), settings, tmp_path / "killed")
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert len(curve(tmp_path / "whole")) == 6
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_accumulation_takes_as_many_batches_per_step(tmp_path):
+    task = LinearTask(dies_at=12)
+    train(task, replace(QUICK, accumulate=2), tmp_path)
+    assert task.exported
+    with pytest.raises(Killed):
+        train(LinearTask(dies_at=11), replace(QUICK, accumulate=2), tmp_path / "short")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+    settings = replace(QUICK, save_minutes=0.0)
+
+    class Poisoned(LinearTask):
+        def loss(self, module, batch, generator, progress):
+            loss, metrics = super().loss(module, batch, generator, progress)
+            return (loss * float("nan"), metrics) if progress >= 0.5 else (loss, metrics)
+
+    with pytest.raises(RuntimeError, match="not finite at step 3"):
+        train(Poisoned(), settings, tmp_path)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
+    assert torch.isfinite(state["module"]["weight"]).all()
+
+
+def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
+    train(LinearTask(), QUICK, tmp_path)
+    with pytest.raises(ValueError, match="resume it, or choose another folder"):
+        train(LinearTask(), QUICK, tmp_path, resume=False)
+
+
+def test_rate_warms_up_and_falls():
+    settings = replace(QUICK, warmup=10, final_rate=0.1)
+    assert rate_at(settings, 0, 0.0) == pytest.approx(1e-4)
+    assert rate_at(settings, 50, 0.0) == pytest.approx(1e-3)
+    assert rate_at(settings, 50, 0.5) == pytest.approx(0.55e-3)
+    assert rate_at(settings, 50, 1.0) == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"precision": "fp8"}, {"device": "tpu"}])
+def test_bad_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match="train"):
+        replace(QUICK, **wrong)
+
+
+def test_training_pictures_depend_on_their_number_alone_and_never_on_the_held_out_split():
+    assert picture(7, 128, 0.5, 0).tobytes() == picture(7, 128, 0.5, 0).tobytes()
+    assert picture(7, 128, 0.5, 0).tobytes() != picture(8, 128, 0.5, 0).tobytes()
+    first, again = conversation_sample(3, 128, 0), conversation_sample(3, 128, 0)
+    assert first.messages == again.messages
+    assert (first.pixels == again.pixels).all()
+    counts = [sum(part["type"] == "image" for part in s.messages[1]["content"]) for s in (first, again)]
+    assert counts == [len(first.pixels)] * 2
+    assert len(world_text(3)) > 10
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    settings = TokenizerSettings(tokenizer=TINY, train=replace(QUICK, steps=3), workers=0)
+    train(TokenizerTask(settings), settings.train, folder)
+    return folder
+
+
+def test_the_tokenizer_trains_exports_and_loads(tiny_tokenizer):
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    assert tokenizer.config.residual_scale > 0
+    assert (tiny_tokenizer / "samples.png").exists()
+    figures = curve(tiny_tokenizer, "validation", "psnr_hybrid")
+    assert figures[-1][0] == 3
+    tokens = tokenizer.encode(torch.zeros(1, 3, 128, 128))
+    assert tokenizer.decode(tokens).shape == (1, 3, 128, 128)
+
+
+def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer, tmp_path):
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    settings = ModelSettings(
+        tokenizer=str(tiny_tokenizer),
+        vocabulary=512,
+        tower=tower,
+        residual_width=32,
+        residual_depth=1,
+        workers=0,
+        train=replace(QUICK, steps=4, save_minutes=0.0),
+    )
+
+    def quick(task: ModelTask) -> ModelTask:
+        task.validate = lambda module, folder, step: {}
+        return task
+
+    class Dying(ModelTask):
+        def loss(self, module, batch, generator, progress):
+            if progress >= 0.5:
+                raise Killed
+            return super().loss(module, batch, generator, progress)
+
+    train(quick(ModelTask(settings)), settings.train, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(quick(Dying(settings)), settings.train, tmp_path / "killed")
+    train(quick(ModelTask(settings)), settings.train, tmp_path / "killed")
+    for key in ("text", "code", "residual"):
+        assert curve(tmp_path / "killed", key=key) == curve(tmp_path / "whole", key=key)
+    assert (tmp_path / "whole" / "bundle" / "model.safetensors").exists()
+
+
+def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="vlm train tokenizer"):
+        ModelTask(ModelSettings(tokenizer=str(tmp_path / "none"), train=QUICK))
