@@ -34,7 +34,7 @@ LUMA_CHROMA = np.array(  # RGB → brightness and two colour differences, all in
     [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]], dtype=np.float32
 )
 TOLERANCE = 32.0  # levels by which a pixel may leave the range of colours of its true neighbourhood
-EXCESS = 200.0  # levels by which one cluster of pixels may do so in all
+EXCESS = 150.0  # levels by which one cluster of pixels may do so in all
 NUMBERS = range(1, 7)
 DIRECTIONS = [(LEAST_SHIFT * cos(i * pi / 4), LEAST_SHIFT * sin(i * pi / 4)) for i in range(8)]
 

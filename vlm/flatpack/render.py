@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm.flatpack.build import Part, Stage, Vector, stages
+from vlm.flatpack.build import Part, Vector, stages
 from vlm.flatpack.geometry import View, depth_order, project
 from vlm.flatpack.product import Product
 from vlm.flatpack.style import HOUSE, Style
@@ -59,13 +59,13 @@ def scene(product: Product, step: int) -> Scene:
     if not 0 <= step <= len(plan):
         raise ValueError(f"a {product.family} has steps 0 to {len(plan)} (the finished picture); got {step}")
     whole = tuple(part for stage in plan for part in stage.parts)
-    placed = []
-    for index, stage in enumerate(plan[: step + 1]):
-        for part in stage.parts:
+    placed: list[Placed] = []
+    for index, earlier in enumerate(plan[: step + 1]):
+        for part in earlier.parts:
             placed.append(Placed(part, len(placed) + 1, part.colour, added=index == step))
     if step == len(plan):
         return Scene(tuple(placed), whole, None, None, None)
-    stage: Stage = plan[step]
+    stage = plan[step]
     return Scene(tuple(placed), whole, step + 1, len(stage.parts), stage.motion)
 
 

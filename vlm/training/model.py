@@ -129,7 +129,6 @@ class ModelTask:
         )
         self.module = HartVLM(config)
         self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
-        self.module.image_tokenizer.to(memory_format=torch.channels_last)
         self.processor = StreamProcessor(text_tokenizer, config, background=HOUSE.background)
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:

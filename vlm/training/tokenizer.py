@@ -37,7 +37,7 @@ class TokenizerSettings:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     weights: TokenizerLossWeights = field(default_factory=TokenizerLossWeights)
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
-    other_styles: float = 0.3
+    other_styles: float = 0.25
     workers: int = 1
 
 
@@ -71,6 +71,15 @@ class _Pictures(IterableDataset):
             batch += stride
 
 
+class TrainedTokenizer(nn.Module):
+    """A tokenizer and the moving averages of its codebook, which training needs and users do not."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.tokenizer = HybridTokenizer(config)
+        self.codebook = CodebookTracker(config.vocab_size, config.channels)
+
+
 class TokenizerTask:
     """Trains a `HybridTokenizer`, see `vlm.training.loop.Task`."""
 
@@ -78,12 +87,7 @@ class TokenizerTask:
         torch.manual_seed(settings.train.seed)
         self.settings = settings
         config = settings.tokenizer
-        self.module = nn.ModuleDict(
-            {
-                "tokenizer": HybridTokenizer(config).to(memory_format=torch.channels_last),
-                "codebook": CodebookTracker(config.vocab_size, config.channels),
-            }
-        )
+        self.module = TrainedTokenizer(config)
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         data = _Pictures(self.settings, start, batch_size, rank, world)
@@ -99,8 +103,8 @@ class TokenizerTask:
     def loss(
         self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
-        assert isinstance(module, nn.ModuleDict)
-        tokenizer, codebook = module["tokenizer"], module["codebook"]
+        assert isinstance(module, TrainedTokenizer)
+        tokenizer, codebook = module.tokenizer, module.codebook
         device = next(tokenizer.parameters()).device
         image = (batch.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         return tokenizer_loss(
@@ -115,8 +119,8 @@ class TokenizerTask:
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Median PSNR on held-out house-style renders, and on styles unlike any trained on; writes samples.png."""
-        assert isinstance(module, nn.ModuleDict)
-        tokenizer = module["tokenizer"]
+        assert isinstance(module, TrainedTokenizer)
+        tokenizer = module.tokenizer
         device = next(tokenizer.parameters()).device
         size = self.settings.tokenizer.resolution
         figures: dict[str, float] = {}
@@ -141,8 +145,8 @@ class TokenizerTask:
     @torch.no_grad()
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer.safetensors`, the residual's scale measured on training pictures."""
-        assert isinstance(module, nn.ModuleDict)
-        tokenizer = module["tokenizer"]
+        assert isinstance(module, TrainedTokenizer)
+        tokenizer = module.tokenizer
         device = next(tokenizer.parameters()).device
         config = self.settings.tokenizer
         sizes = []

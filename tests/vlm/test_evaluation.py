@@ -1,0 +1,104 @@
+"""The evaluation judges what it should: true guides pass, wrong words and wrong pictures are found."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+import vlm.evaluation as evaluation
+from hart.tokenizer import TokenizerConfig
+from vlm.events import Finished, ImageDone, TextDelta
+from vlm.flatpack.build import stages
+from vlm.flatpack.prompts import sayable
+from vlm.flatpack.render import render
+from vlm.flatpack.wording import guide_text
+from vlm.stream import Conversation
+from vlm.training.tokenizer import TrainedTokenizer
+
+EMPTY = Conversation(torch.zeros(1, dtype=torch.long), torch.zeros(0, 1, 1, dtype=torch.float16), torch.zeros(1, dtype=torch.bool))
+
+
+class FakeProcessor:
+    resolution = 128
+
+    def encode(self, messages, add_generation_prompt):
+        return messages
+
+
+def answer(product, prompt, change=lambda step, image: image, words=lambda text: text):
+    """The events of a true guide, its pictures and words changed by the two functions."""
+    chosen = [name for name in sayable(product) if name not in prompt.stated]
+    texts = guide_text(product, random.Random(0), chosen)
+    yield TextDelta(words(texts[0]))
+    for step, text in enumerate(texts[1:]):
+        yield ImageDone(step, change(step, render(product, step)), None)
+        yield TextDelta(words(text))
+    yield Finished("stop", EMPTY)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    def run(case=0, **changes):
+        product, prompt = evaluation.held_out_case(0, case)
+        monkeypatch.setattr(evaluation, "generate", lambda *arguments: answer(product, prompt, **changes))
+        return product, evaluation.judge(None, FakeProcessor(), product, prompt, 0)
+
+    return run
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_a_true_guide_is_right(judged, case):
+    product, one = judged(case)
+    assert product.held_out
+    assert one.structure and one.words == []
+    assert one.faults == [()] * len(stages(product))
+    assert one.right and one.truth == product
+
+
+def test_a_wrong_picture_is_found(judged):
+    blank = Image.new("RGB", (128, 128), (247, 245, 240))
+    product, one = judged(change=lambda step, image: blank if step == 1 else image)
+    assert not one.right and one.words == []
+    assert one.right_pictures == len(stages(product)) - 1
+    assert one.faults[1]
+
+
+def test_words_against_the_prompt_are_found_and_pictures_held_to_the_prompt(judged):
+    case = next(n for n in range(99) if "size" in evaluation.held_out_case(0, n)[1].stated)
+    product, _ = evaluation.held_out_case(0, case)
+    size = product["size"].title()
+    other = "Small" if size != "Small" else "Large"
+    _, one = judged(case, words=lambda text: text.replace(f"# {size}", f"# {other}"))
+    assert any("size" in fault for fault in one.words)
+    assert one.truth["size"] == product["size"]
+    assert one.right_pictures == one.expected and not one.right
+
+
+def test_an_answer_that_is_no_guide_counts_all_its_pictures_as_wrong(judged):
+    product, one = judged(words=lambda text: text.replace("## Parts", "Parts"))
+    assert not one.structure and not one.right
+    assert one.expected == len(stages(product)) and one.right_pictures == 0
+
+
+def test_the_figures_of_an_untrained_tokenizer_are_bad_and_the_page_is_written(judged, tmp_path):
+    torch.manual_seed(0)
+
+    class Model:
+        device = torch.device("cpu")
+        image_tokenizer = TrainedTokenizer(
+            TokenizerConfig(vocab_size=64, encoder_widths=(16, 16, 16), decoder_widths=(16, 16, 16))
+        ).tokenizer.eval()
+
+    figures = evaluation.tokenizer_figures(Model(), 4, 0)
+    assert figures["ceiling.truth"] == 0 and figures["baseline.truth"] == 0
+    assert figures["tokenizer.psnr_hybrid"] < 20
+    assert figures["tokenizer.part_iou"] < 0.5
+    blank = Image.new("RGB", (128, 128), (247, 245, 240))
+    _, one = judged(change=lambda step, image: blank if step == 1 else image)
+    evaluation.write_page([one], figures, tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<figure") == len(one.pictures) and page.count('class="wrong"') == 1
+    assert (tmp_path / "000-1.png").exists() and (tmp_path / "000-1-true.png").exists()
