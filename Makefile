@@ -12,12 +12,11 @@ endif
 SEED ?= 0
 export PROMPT SEED
 
-.PHONY: help guide test lint demo eval clean
+.PHONY: help guide test lint eval clean
 help:
 	@echo 'make guide PROMPT="How do I assemble a blue stool with three legs?" [SEED=0]   writes out/.../guide.html'
 	@echo 'make test    lint, types and tests'
 	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
-	@echo 'make demo    the chat page'
 	@echo 'make clean   removes .venv and caches, keeps out/'
 
 $(BIN)/python:
@@ -37,11 +36,6 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	@echo 'Installing into $(VENV), with the demo, once ...'
-	@$(INSTALL) '.[demo]'
-	@touch $@ $(VENV)/.installed
-
 guide: $(VENV)/.installed
 	@$(BIN)/vlm guide --force --seed "$$SEED" -- "$$PROMPT"
 
@@ -54,9 +48,6 @@ test: lint
 
 eval: $(VENV)/.installed
 	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
-
-demo: $(VENV)/.installed-demo
-	$(BIN)/python -m demo
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

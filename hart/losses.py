@@ -63,34 +63,72 @@ def tokenizer_loss(
         codebook.initialise(model.quantizer, latent.detach(), generator=generator)
     trace = model.quantizer.trace(latent)
 
-    split = min(max(round(image.shape[0] * weights.discrete_share), 1), image.shape[0] - 1)
     f_hat = trace.accumulated[-1]
     # Straight through: codes' latent forwards, gradient to encoder and residual convolutions alike.
-    discrete = f_hat[:split] + (latent[:split] - latent[:split].detach())
-    continuous = latent[split:]
-    if weights.latent_noise > 0:
-        noise = torch.randn(continuous.shape, generator=generator, device=generator.device)
-        scale = weights.latent_noise * continuous.detach().square().mean().sqrt()
-        continuous = continuous + scale * noise.to(continuous.device)
-    decoded = model.decode_latent(torch.cat([discrete, continuous])).float()
-
-    parts = reconstruction_parts(decoded, image.float(), detail=weights.detail)
+    parts, metrics = _decoded_parts(model, image, f_hat + (latent - latent.detach()), latent, generator, weights)
     parts["commitment"] = F.mse_loss(latent, f_hat.detach())
     parts["codebook"] = torch.stack([F.mse_loss(f, latent.detach()) for f in trace.accumulated]).mean()
-    loss = image.new_zeros((), dtype=torch.float32)
-    for name, value in parts.items():
-        loss = loss + getattr(weights, name) * value
-
-    metrics = {name: float(value.detach()) for name, value in parts.items()}
+    loss = _weighted(parts, weights)
+    metrics |= {name: float(value.detach()) for name, value in parts.items()}
     with torch.no_grad():
-        error = (decoded.clamp(-1, 1) - image.float()).square().flatten(1).mean(1)
-        metrics["psnr_discrete"] = float(_psnr(error[:split]).mean())
-        metrics["psnr_hybrid"] = float(_psnr(error[split:]).mean())
         size = trace.residual.abs().flatten()
         metrics["residual_rms"] = float(size.square().mean().sqrt())
         metrics["residual_p999"] = float(size.kthvalue(max(1, int(0.999 * len(size)))).values)
     metrics |= codebook.update(model.quantizer, trace, generator=generator, revive=revive)
     return loss, metrics | {"loss": float(loss.detach())}
+
+
+def decoder_loss(
+    model: HybridTokenizer,
+    image: Tensor,
+    *,
+    generator: torch.Generator,
+    weights: TokenizerLossWeights | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of the decoder alone: encoder and quantiser stay as they are, so codes and residuals keep their meaning.
+
+    Arguments, results and errors as in :func:`tokenizer_loss`, less what concerns the codebook.
+    """
+    if image.shape[0] < 2:
+        raise ValueError(f"expected at least two pictures, one per decoding, got {image.shape[0]}")
+    weights = weights or TokenizerLossWeights()
+    with torch.no_grad():
+        latent = model.encode_latent(image)
+        codes_latent = model.quantizer.trace(latent).accumulated[-1]
+    parts, metrics = _decoded_parts(model, image, codes_latent, latent, generator, weights)
+    loss = _weighted(parts, weights)
+    return loss, metrics | {name: float(value.detach()) for name, value in parts.items()} | {
+        "loss": float(loss.detach())
+    }
+
+
+def _decoded_parts(
+    model: HybridTokenizer,
+    image: Tensor,
+    discrete: Tensor,
+    continuous: Tensor,
+    generator: torch.Generator,
+    weights: TokenizerLossWeights,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Reconstruction errors with the first part of the batch decoded from `discrete`, the rest from `continuous`."""
+    split = min(max(round(image.shape[0] * weights.discrete_share), 1), image.shape[0] - 1)
+    continuous = continuous[split:]
+    if weights.latent_noise > 0:
+        noise = torch.randn(continuous.shape, generator=generator, device=generator.device)
+        scale = weights.latent_noise * continuous.detach().square().mean().sqrt()
+        continuous = continuous + scale * noise.to(continuous.device)
+    decoded = model.decode_latent(torch.cat([discrete[:split], continuous])).float()
+    with torch.no_grad():
+        error = (decoded.clamp(-1, 1) - image.float()).square().flatten(1).mean(1)
+        metrics = {
+            "psnr_discrete": float(_psnr(error[:split]).mean()),
+            "psnr_hybrid": float(_psnr(error[split:]).mean()),
+        }
+    return reconstruction_parts(decoded, image.float(), detail=weights.detail), metrics
+
+
+def _weighted(parts: dict[str, Tensor], weights: TokenizerLossWeights) -> Tensor:
+    return torch.stack([getattr(weights, name) * value for name, value in parts.items()]).sum()
 
 
 def reconstruction_parts(decoded: Tensor, image: Tensor, *, detail: float) -> dict[str, Tensor]:

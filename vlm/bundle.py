@@ -87,7 +87,7 @@ def save_bundle(model: HartVLM, processor: StreamProcessor, folder: Path) -> Non
 
     import torch
 
-    half = copy.deepcopy(model).to(dtype=torch.bfloat16)
+    half = copy.deepcopy(model).bfloat16()
     half.config.dtype = torch.bfloat16
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors*"):

@@ -18,7 +18,9 @@ from vlm.flatpack.wording import guide_text
 from vlm.stream import Conversation
 from vlm.training.tokenizer import TrainedTokenizer
 
-EMPTY = Conversation(torch.zeros(1, dtype=torch.long), torch.zeros(0, 1, 1, dtype=torch.float16), torch.zeros(1, dtype=torch.bool))
+EMPTY = Conversation(
+    torch.zeros(1, dtype=torch.long), torch.zeros(0, 1, 1, dtype=torch.float16), torch.zeros(1, dtype=torch.bool)
+)
 
 
 class FakeProcessor:

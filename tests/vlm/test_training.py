@@ -60,7 +60,7 @@ class LinearTask:
         return loss, {"loss": float(loss.detach())}
 
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        return {"weight": float(module.weight.sum())}
+        return {"weight": float(module.weight.detach().sum())}
 
     def export(self, module: nn.Module, folder: Path) -> None:
         self.exported = True
@@ -189,3 +189,11 @@ def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer,
 def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="vlm train tokenizer"):
         ModelTask(ModelSettings(tokenizer=str(tmp_path / "none"), train=QUICK))
+
+
+def test_training_the_decoder_alone_leaves_codes_as_they_are(tiny_tokenizer, tmp_path):
+    settings = TokenizerSettings(decoder_of=str(tiny_tokenizer), train=replace(QUICK, steps=2), workers=0)
+    train(TokenizerTask(settings), settings.train, tmp_path)
+    before, after = load_tokenizer(tiny_tokenizer).state_dict(), load_tokenizer(tmp_path).state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}

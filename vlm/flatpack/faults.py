@@ -20,6 +20,7 @@ from vlm.flatpack.style import HOUSE, Style
 KINDS = ("missing", "extra", "swapped", "displaced")
 LEAST_SHIFT = 0.04 * CANVAS  # a part this far from its place, in pixels of a 128-pixel picture, is a fault
 FURTHEST_SHIFT = 0.10 * CANVAS
+DOUBLE_SHIFT = 0.08 * CANVAS  # a double nearer than this on the screen would be the same part, drawn thicker
 TRIES = 25  # random draws for one fault before giving up on changing enough pixels
 
 
@@ -106,10 +107,11 @@ def _extra(product: Product, step: int, true: Scene, rng: random.Random, style: 
     if later and rng.random() < 0.5:
         return with_extra(true, rng.choice(later))
     double = rng.choice(true.placed)
-    x, y, z = _random_shift(rng, LEAST_SHIFT, 0.25 * CANVAS, style)
+    x, y, _ = _random_shift(rng, 0.0, 0.25 * CANVAS, style)
     rise = rng.choice((0.0, rng.uniform(-0.25, 0.25) * CANVAS))
-    double = replace(double, shift=(x, y, z + rise))
-    if any(_boxes_meet(double, placed) for placed in true.placed):
+    double = replace(double, shift=(x, y, rise))
+    moved = float(np.linalg.norm(np.array(double.shift) @ style.view.screen))
+    if moved < DOUBLE_SHIFT or any(_boxes_meet(double, placed) for placed in true.placed):
         return None
     return with_extra(true, double)
 

@@ -198,7 +198,7 @@ def depth_order(prisms: list[Prism], view: View) -> list[int]:
     entangled = np.argwhere(touching & ~parted & ~parted.T & ~np.eye(len(prisms), dtype=bool))
     if len(entangled):
         raise ValueError(f"no axis parts prisms {entangled[0][0]} and {entangled[0][1]}; they may overlap")
-    before = behind & ~behind.T & touching
+    before: np.ndarray = np.asarray(behind & ~behind.T & touching)
 
     waiting = before.sum(axis=0)
     done = np.zeros(len(prisms), dtype=bool)

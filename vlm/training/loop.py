@@ -32,7 +32,8 @@ class TrainSettings:
 
     learning_rate falls on a cosine to `final_rate` times itself over the budget, after `warmup` steps. batch_size is
     per process and accumulation step; average: decay of the averaged weights; precision: "no", "bf16", or
-    "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are in steps, `save_minutes` in minutes. initial: weights to start from, or "".
+    "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are in
+    steps, `save_minutes` in minutes.
     """
 
     steps: int = 0
@@ -52,7 +53,6 @@ class TrainSettings:
     log_every: int = 20
     validate_every: int = 500
     save_minutes: float = 4.0
-    initial: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))

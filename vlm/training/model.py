@@ -192,8 +192,20 @@ class ModelTask:
         return sums | figures
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Write a bundle into folder/bundle."""
+        """Write a bundle into folder/bundle, with the decoder that the tokenizer's folder holds now.
+
+        Raises UserError where that tokenizer's codes are not those that the model was trained on.
+        """
         assert isinstance(module, HartVLM)
+        current = load_tokenizer(Path(self.settings.tokenizer))
+        mine = module.image_tokenizer.state_dict()
+        for name, value in current.state_dict().items():
+            if not name.startswith("decoder.") and not torch.equal(value, mine[name].cpu()):
+                raise UserError(
+                    f"{self.settings.tokenizer} has another {name} than the tokenizer that this model was trained on; "
+                    "set tokenizer=FOLDER to that one"
+                )
+        module.image_tokenizer.load_state_dict(current.state_dict())
         save_bundle(module, self.processor, folder / "bundle")
 
 

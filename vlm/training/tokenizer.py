@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from hart.codebook import CodebookTracker
-from hart.losses import TokenizerLossWeights, tokenizer_loss
+from hart.losses import TokenizerLossWeights, decoder_loss, tokenizer_loss
 from hart.tokenizer import HybridTokenizer, TokenizerConfig
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import sample_product
@@ -32,12 +32,17 @@ from vlm.training.loop import TrainSettings
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """A tokenizer training run: architecture, loss weights, data, loop. other_styles: share of random styles."""
+    """A tokenizer training run: architecture, loss weights, data, loop.
+
+    other_styles: share of random styles. decoder_of: folder of a trained tokenizer whose decoder alone is trained
+    further, so that models over its codes stay valid; "" trains everything anew.
+    """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     weights: TokenizerLossWeights = field(default_factory=TokenizerLossWeights)
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
     other_styles: float = 0.25
+    decoder_of: str = ""
     workers: int = 1
 
 
@@ -87,7 +92,15 @@ class TokenizerTask:
         torch.manual_seed(settings.train.seed)
         self.settings = settings
         config = settings.tokenizer
-        self.module = TrainedTokenizer(config)
+        if settings.decoder_of:
+            initial = load_tokenizer(Path(settings.decoder_of))
+            self.settings = replace(settings, tokenizer=initial.config)
+            self.module = TrainedTokenizer(initial.config)
+            self.module.tokenizer.load_state_dict(initial.state_dict())
+            self.module.requires_grad_(False)
+            self.module.tokenizer.decoder.requires_grad_(True)
+        else:
+            self.module = TrainedTokenizer(config)
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         data = _Pictures(self.settings, start, batch_size, rank, world)
@@ -107,6 +120,8 @@ class TokenizerTask:
         tokenizer, codebook = module.tokenizer, module.codebook
         device = next(tokenizer.parameters()).device
         image = (batch.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        if self.settings.decoder_of:
+            return decoder_loss(tokenizer, image, generator=generator, weights=self.settings.weights)
         return tokenizer_loss(
             tokenizer,
             image,
@@ -149,6 +164,9 @@ class TokenizerTask:
         tokenizer = module.tokenizer
         device = next(tokenizer.parameters()).device
         config = self.settings.tokenizer
+        if self.settings.decoder_of:
+            save_tokenizer(tokenizer, config, folder)
+            return
         sizes = []
         for start in range(0, 256, 32):
             images = [picture(i, config.resolution, 0.0, self.settings.train.seed) for i in range(start, start + 32)]
