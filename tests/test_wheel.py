@@ -86,3 +86,5 @@ def test_it_works_outside_the_checkout(installed, tmp_path):
     assert "guide" in run(installed / "vlm", "--help", cwd=tmp_path)
     found = Path(run(installed / "python", "-c", PROBE, cwd=tmp_path).strip())
     assert found.is_relative_to(installed.parent.resolve())
+    run(installed / "vlm", "guide", "How do I assemble a red table?", "--out", "table", "--quiet", cwd=tmp_path)
+    assert {"guide.html", "guide.json", "guide.md", "steps"} <= {path.name for path in (tmp_path / "table").iterdir()}
