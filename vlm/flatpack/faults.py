@@ -12,7 +12,8 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from vlm.flatpack.build import Vector, stages
+from vlm.flatpack.build import Part, Vector, stages
+from vlm.flatpack.geometry import Prism
 from vlm.flatpack.product import Product
 from vlm.flatpack.render import CANVAS, Placed, Scene, draw_ids, recoloured, scene
 from vlm.flatpack.style import HOUSE, Style
@@ -106,22 +107,32 @@ def _extra(product: Product, step: int, true: Scene, rng: random.Random, style: 
     later = later_parts(product, step)
     if later and rng.random() < 0.5:
         return with_extra(true, rng.choice(later))
-    double = rng.choice(true.placed)
     x, y, _ = _random_shift(rng, 0.0, 0.25 * CANVAS, style)
-    rise = rng.choice((0.0, rng.uniform(-0.25, 0.25) * CANVAS))
-    double = replace(double, shift=(x, y, rise))
-    moved = float(np.linalg.norm(np.array(double.shift) @ style.view.screen))
-    if moved < DOUBLE_SHIFT or any(_boxes_meet(double, placed) for placed in true.placed):
+    shift = np.array([x, y, rng.choice((0.0, rng.uniform(-0.25, 0.25) * CANVAS))])
+    placed = rng.choice(true.placed)
+    double = Part(placed.part.noun, placed.part.colour, tuple(_moved(prism, shift) for prism in placed.part.prisms))
+    if np.linalg.norm(shift @ style.view.screen) < DOUBLE_SHIFT or any(_meet(double, p) for p in true.whole):
         return None
-    return with_extra(true, double)
+    wrong = with_extra(replace(true, strays=(double,)), replace(placed, part=double))
+    try:
+        draw_ids(wrong, CANVAS, style)
+    except ValueError:  # the double and the rest hide each other in a cycle, so that no picture of them is right
+        return None
+    return wrong
 
 
-def _boxes_meet(one: Placed, other: Placed) -> bool:
-    """Whether the bounding boxes of any of their prisms overlap in the world."""
-    for a in one.part.prisms:
-        low, high = a.corners.min(axis=0) + one.shift, a.corners.max(axis=0) + one.shift
-        for b in other.part.prisms:
-            if (low < b.corners.max(axis=0) - 0.1).all() and (high > b.corners.min(axis=0) + 0.1).all():
+def _moved(prism: Prism, shift: np.ndarray) -> Prism:
+    return Prism(
+        prism.bottom_N2 + shift[:2], prism.top_N2 + shift[:2], prism.z0 + shift[2], prism.z1 + shift[2], prism.smooth
+    )
+
+
+def _meet(one: Part, other: Part) -> bool:
+    """Whether the bounding boxes of any of their prisms touch in the world."""
+    for a in one.prisms:
+        low, high = a.corners.min(axis=0), a.corners.max(axis=0)
+        for b in other.prisms:
+            if (low <= b.corners.max(axis=0)).all() and (high >= b.corners.min(axis=0)).all():
                 return True
     return False
 

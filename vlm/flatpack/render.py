@@ -48,6 +48,7 @@ class Scene:
     number: int | None
     count: int | None
     motion: Vector | None
+    strays: tuple[Part, ...] = ()
 
 
 def scene(product: Product, step: int) -> Scene:
@@ -95,7 +96,7 @@ def _offset(parts: tuple[Part, ...], view: View) -> np.ndarray:
 
 def _sequence(shown: Scene, view: View) -> list[tuple[Placed, int]]:
     """(placed part, index of its prism) from back to front."""
-    rank = _order(shown.whole, view)
+    rank = _order((*shown.whole, *shown.strays), view)
     pairs = [(placed, i) for placed in shown.placed for i in range(len(placed.part.prisms))]
     return sorted(pairs, key=lambda pair: rank[id(pair[0].part.prisms[pair[1]])])
 

@@ -26,20 +26,29 @@ class Sample:
     pixels: np.ndarray
 
 
-def guide_sample(product: Product, prompt: Prompt, rng: random.Random, size: int, style: Style = HOUSE) -> Sample:
-    """A prompt and the illustrated guide that answers it."""
+def guide_sample(
+    product: Product, prompt: Prompt, rng: random.Random, size: int, style: Style = HOUSE, pictures: bool = True
+) -> Sample:
+    """A prompt and the guide that answers it, illustrated unless `pictures` is False."""
     chosen = [name for name in sayable(product) if name not in prompt.stated]
     texts = guide_text(product, rng, chosen)
     content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
-    pictures = []
+    drawn = [np.zeros((0, size, size, 3), np.uint8)]
     for index, text in enumerate(texts[1:]):
-        content += [{"type": "image"}, {"type": "text", "text": text}]
-        pictures.append(np.asarray(render(product, index, size, style)))
-    return Sample(_turns(prompt.text, content), np.stack(pictures))
+        if pictures:
+            content.append({"type": "image"})
+            drawn.append(np.asarray(render(product, index, size, style))[None])
+        content.append({"type": "text", "text": text})
+    return Sample(_turns(prompt.text, content), np.concatenate(drawn))
 
 
-def conversation_sample(number: int, size: int, seed: int, split: str = "train", outside: float = 0.06) -> Sample:
-    """Sample `number` of a split: mostly guides, and a share of prompts from outside the world."""
+def conversation_sample(
+    number: int, size: int, seed: int, split: str = "train", outside: float = 0.06, words_only: float = 0.0
+) -> Sample:
+    """Sample `number` of a split: mostly guides, and a share of prompts from outside the world.
+
+    words_only: share of guides without their pictures, which cost a fraction of the others to learn from.
+    """
     rng = random.Random(f"{seed}:{number}:{split}:conversation")
     if rng.random() < outside:
         return Sample(
@@ -47,7 +56,8 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
             np.zeros((0, size, size, 3), np.uint8),
         )
     product = sample_product(rng, split)
-    return guide_sample(product, make_prompt(product, rng), rng, size)
+    prompt = make_prompt(product, rng)
+    return guide_sample(product, prompt, rng, size, pictures=rng.random() >= words_only)
 
 
 def world_text(count: int, seed: int = 0) -> list[str]:

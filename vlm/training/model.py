@@ -62,6 +62,7 @@ class ModelSettings:
 
     tokenizer: folder of a trained image tokenizer; vocabulary: size of the text vocabulary; draft_spans: pictures per
     conversation whose drawing is learnt (the others are only seen); outside: share of prompts outside the world;
+    words_only: share of guides without pictures, by which copying and counting are learnt cheaply;
     residual_*: the residual head; *_weight: of the losses; guidance: the default that the bundle is saved with.
     """
 
@@ -76,6 +77,7 @@ class ModelSettings:
     guidance: float = 0.0
     draft_spans: int = 2
     outside: float = 0.06
+    words_only: float = 0.0
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
 
@@ -94,7 +96,13 @@ class _Samples(IterableDataset):
         while True:
             base = (batch * self.world + self.rank) * self.batch_size
             yield [
-                conversation_sample(base + i, self.size, self.settings.train.seed, outside=self.settings.outside)
+                conversation_sample(
+                    base + i,
+                    self.size,
+                    self.settings.train.seed,
+                    outside=self.settings.outside,
+                    words_only=self.settings.words_only,
+                )
                 for i in range(self.batch_size)
             ]
             batch += stride
