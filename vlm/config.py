@@ -42,6 +42,8 @@ class HartVLMConfig(PreTrainedConfig):
     merge: picture rows hold merge × merge latent cells.
     residual_width, residual_depth, residual_steps: the diffusion head and its default number of steps.
     text_weight, code_weight, residual_weight: weights of the three losses.
+    coarse_emphasis: in [0, 1]; in the code loss a row of scale k weighs area_k ** -coarse_emphasis. 0 weighs every code
+        alike, 1 every scale. What a picture shows is decided at its coarse scales, which have few rows.
     guidance: default guidance of generation.
     unconditional_probability: share of spans trained without context.
 
@@ -70,6 +72,7 @@ class HartVLMConfig(PreTrainedConfig):
     text_weight: float = 1.0
     code_weight: float = 1.0
     residual_weight: float = 1.0
+    coarse_emphasis: float = 0.0
     guidance: float = 0.0
     unconditional_probability: float = 0.1
 
@@ -172,6 +175,8 @@ class HartVLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"unconditional_probability must be in [0, 1], got {self.unconditional_probability}"
             )
+        if not 0 <= self.coarse_emphasis <= 1:
+            raise ValueError(f"coarse_emphasis must be in [0, 1], got {self.coarse_emphasis}")
         guidance_weights(self.guidance, len(self.scales))
 
 

@@ -31,7 +31,10 @@ from vlm.towers import joint_forward
 
 @dataclass(frozen=True)
 class StreamLosses:
-    """Scalars of one training pass. total is weighted, the parts are not; accuracies carry no gradient."""
+    """Scalars of one training pass. total is weighted, the parts are not; accuracies carry no gradient.
+
+    coarse_accuracy is that of the first half of the scales.
+    """
 
     total: Tensor
     text: Tensor
@@ -39,6 +42,7 @@ class StreamLosses:
     residual: Tensor
     text_accuracy: Tensor
     code_accuracy: Tensor
+    coarse_accuracy: Tensor
 
     def metrics(self) -> dict[str, float]:
         """Plain numbers for a progress line."""
@@ -175,11 +179,11 @@ class HartVLM(PreTrainedModel):
         output = self.stream_pass(batch, text_rows=learnt)
         labels, codes = batch.labels[learnt], batch.codes[batch.drafted]
         text, text_accuracy = _cross_entropy(output.text_logits, labels)
-        code, code_accuracy = _cross_entropy(output.code_logits.flatten(0, 1), codes.flatten())
+        code, code_accuracy, coarse_accuracy = self._code_loss(output.code_logits, codes)
         residual = self._residual_loss(output, batch, generator)
         config = self.config
         total = config.text_weight * text + config.code_weight * code + config.residual_weight * residual
-        return StreamLosses(total, text, code, residual, text_accuracy, code_accuracy)
+        return StreamLosses(total, text, code, residual, text_accuracy, code_accuracy, coarse_accuracy)
 
     def _image_inputs(self, batch: StreamBatch) -> Tensor:
         """Input rows of the image tower, draft rows then picture rows, (I, W')."""
@@ -196,6 +200,19 @@ class HartVLM(PreTrainedModel):
             draft = [self.boi_rows(len(batch.drafted)), self.draft_rows(inputs, slice(1, schedule.count))]
             parts.insert(0, torch.cat(draft, dim=1).flatten(0, 1))
         return torch.cat(parts)
+
+    def _code_loss(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of logits (D, R, V) on codes (D, R), rows weighed by scale; accuracy of all and of coarse scales."""
+        if len(codes) == 0:
+            zero = logits.new_zeros((), dtype=torch.float32)
+            return zero, zero, zero
+        schedule = self.image_tokenizer.schedule
+        areas = torch.tensor(schedule.areas, device=logits.device)[schedule.scale_of_row(logits.device)]
+        weight = areas.float() ** -self.config.coarse_emphasis
+        each = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+        right = (logits.detach().argmax(-1) == codes).float()
+        coarse = sum(schedule.areas[: schedule.count // 2])
+        return (each * weight).sum() / (weight.sum() * len(codes)), right.mean(), right[:, :coarse].mean()
 
     def _residual_loss(self, output: StreamOutput, batch: StreamBatch, generator: torch.Generator) -> Tensor:
         if len(batch.drafted) == 0:

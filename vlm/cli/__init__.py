@@ -6,6 +6,7 @@ Each command is a module and imports what it runs inside the command, so that `v
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import typer
@@ -29,6 +30,8 @@ app.command("eval")(evaluate)
 
 def main() -> None:
     """The entry point of the console script."""
+    # Loading takes a second; its progress bar would only break into the answer.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character shows a question mark; the answer goes on.

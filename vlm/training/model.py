@@ -63,7 +63,8 @@ class ModelSettings:
     tokenizer: folder of a trained image tokenizer; vocabulary: size of the text vocabulary; draft_spans: pictures per
     conversation whose drawing is learnt (the others are only seen); outside: share of prompts outside the world;
     words_only: share of guides without pictures, by which copying and counting are learnt cheaply;
-    residual_*: the residual head; *_weight: of the losses; guidance: the default that the bundle is saved with.
+    residual_*: the residual head; *_weight: of the losses; coarse_emphasis: see `HartVLMConfig`; guidance: the default
+    that the bundle is saved with.
     """
 
     tokenizer: str = "runs/tokenizer"
@@ -74,6 +75,7 @@ class ModelSettings:
     text_weight: float = 1.0
     code_weight: float = 1.0
     residual_weight: float = 1.0
+    coarse_emphasis: float = 0.5
     guidance: float = 0.0
     draft_spans: int = 2
     outside: float = 0.06
@@ -133,6 +135,7 @@ class ModelTask:
             text_weight=settings.text_weight,
             code_weight=settings.code_weight,
             residual_weight=settings.residual_weight,
+            coarse_emphasis=settings.coarse_emphasis,
             guidance=settings.guidance,
         )
         self.module = HartVLM(config)
