@@ -175,10 +175,18 @@ def test_as_a_process(tmp_path):
 
 
 def test_a_real_ctrl_c(tmp_path):
-    command = [sys.executable, "-c", "from vlm.cli import main; main()", "guide", "-"]
+    command = [sys.executable, "-c", "from vlm.cli import main; print('ready', flush=True); main()", "guide", "-"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # A job in the background starts with Ctrl-C ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)

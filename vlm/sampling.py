@@ -36,10 +36,10 @@ class GenerationOptions:
 
     seed: int = 0
     max_new_tokens: int = 1024
-    temperature: float = 0.7
+    temperature: float = 0.3
     top_k: int = 0
     top_p: float = 0.95
-    code_temperature: PerScale = 0.7
+    code_temperature: PerScale = 0.5
     code_top_k: int | tuple[int, ...] = 0
     code_top_p: PerScale = 0.95
     guidance: float | None = None
