@@ -38,7 +38,7 @@ LUMA_CHROMA = np.array(  # RGB → brightness and two colour differences, all in
 TOLERANCE = 32.0  # levels by which a pixel may leave the range of colours of its true neighbourhood
 # Levels by which one cluster of pixels may do so in all. Measured: JPEG q80 at most 5; round trips of a tokenizer at
 # 27 dB 157 (99 %), 259 from its codes alone; of 259 extra parts those that no named fault explains, at least 889.
-EXCESS = 400.0
+EXCESS = 150.0
 NUMBERS = range(1, 7)
 DIRECTIONS = [(LEAST_SHIFT * cos(i * pi / 4), LEAST_SHIFT * sin(i * pi / 4)) for i in range(8)]
 
