@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-import vlm.evaluation as evaluation
 from hart.tokenizer import TokenizerConfig
+from vlm.evaluation import guide_figures, guides, image_tokenizer, page, turns
 from vlm.events import Finished, ImageDone, TextDelta
 from vlm.flatpack.build import stages
+from vlm.flatpack.dialogue import Turn, change_turn, describe, draw_turn, next_turn, question_turn, talk_turn
+from vlm.flatpack.product import sample_product
 from vlm.flatpack.prompts import sayable
 from vlm.flatpack.render import render
 from vlm.flatpack.wording import guide_text
@@ -36,7 +38,7 @@ def answer(product, prompt, change=lambda step, image: image, words=lambda text:
     texts = guide_text(product, random.Random(0), chosen)
     yield TextDelta(words(texts[0]))
     for step, text in enumerate(texts[1:]):
-        yield ImageDone(step, change(step, render(product, step)), None)
+        yield ImageDone(step, change(step, render(product, step)), "tokens")
         yield TextDelta(words(text))
     yield Finished("stop", EMPTY)
 
@@ -44,9 +46,9 @@ def answer(product, prompt, change=lambda step, image: image, words=lambda text:
 @pytest.fixture
 def judged(monkeypatch):
     def run(case=0, **changes):
-        product, prompt = evaluation.held_out_case(0, case)
-        monkeypatch.setattr(evaluation, "generate", lambda *arguments: answer(product, prompt, **changes))
-        return product, evaluation.judge(None, FakeProcessor(), product, prompt, 0)
+        product, prompt = guides.held_out_case(0, case)
+        monkeypatch.setattr(guides, "generate", lambda *arguments: answer(product, prompt, **changes))
+        return product, guides.judge(None, FakeProcessor(), product, prompt, 0)
 
     return run
 
@@ -60,6 +62,61 @@ def test_a_true_guide_is_right(judged, case):
     assert one.right and one.truth == product
 
 
+def test_choices_that_the_words_hide_are_found(judged):
+    case = next(n for n in range(99) if len(guides.held_out_case(0, n)[1].stated) < 3)
+    _, one = judged(case, words=lambda text: text.replace(" I chose:", " It has:"))
+    assert [fault.split(":")[0] for fault in one.words] == ["choices"]
+
+
+def test_figures_of_guides_are_shares(judged):
+    _, right = judged()
+    _, wrong = judged(words=lambda text: text.replace("## Tools", "## Tools\n- glue"))
+    figures = guide_figures([right, wrong])
+    assert figures == {"guide.structure": 1.0, "text.exact": 0.5, "picture.truth": 1.0, "guide.truth": 0.5}
+
+
+def told(turn, change=lambda image: image, words=lambda text: text):
+    """A true answer to a turn, changed by two functions."""
+    text = words("".join(part for part in turn.answer if isinstance(part, str)))
+    shown = [part for part in turn.answer if not isinstance(part, str)]
+    return turns.Answer(text, tuple(change(render(part.product, part.step)) for part in shown), EMPTY)
+
+
+def made_turns(seed):
+    rng = random.Random(seed)
+    product = sample_product(rng, "held_out")
+    end = len(stages(product))
+    yield draw_turn(product, rng)
+    yield change_turn(product, rng, "any")
+    yield next_turn(product, 0, rng)
+    yield next_turn(product, end, rng)
+    yield question_turn(product, end, stages(product)[-1:], rng)
+    yield talk_turn(rng)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_true_turns_are_right_and_others_are_not(seed):
+    blank = Image.new("RGB", (128, 128), (247, 245, 240))
+    for turn in made_turns(seed):
+        assert turns.wrong_turn(turn, told(turn)) == []
+        assert turns.wrong_turn(turn, told(turn, words=lambda text: "x" + text))
+        drawn = any(not isinstance(part, str) for part in turn.answer)
+        if drawn:
+            assert turns.wrong_turn(turn, told(turn, change=lambda image: blank))
+            assert turns.wrong_turn(turn, turns.Answer(told(turn).text, (), EMPTY))
+
+
+def test_a_picture_may_show_another_product_only_where_the_user_left_it_open():
+    rng = random.Random(0)
+    product = sample_product(rng, "held_out", family="stool", leg="turned")
+    turn = Turn("draw", ("draw a turned stool",), (describe(product),), product, ("leg",))
+    other = product.replace(size="small" if product["size"] != "small" else "large")
+    assert turns.wrong_turn(turn, turns.Answer(describe(other), (render(other, 3),), EMPTY)) == []
+    assert turns.wrong_turn(turn, turns.Answer(describe(other), (render(product, 3),), EMPTY))
+    wrong = product.replace(leg="straight")
+    assert turns.wrong_turn(turn, turns.Answer(describe(wrong), (render(wrong, 3),), EMPTY)) == ["leg is straight"]
+
+
 def test_a_wrong_picture_is_found(judged):
     blank = Image.new("RGB", (128, 128), (247, 245, 240))
     product, one = judged(change=lambda step, image: blank if step == 1 else image)
@@ -69,8 +126,8 @@ def test_a_wrong_picture_is_found(judged):
 
 
 def test_words_against_the_prompt_are_found_and_pictures_held_to_the_prompt(judged):
-    case = next(n for n in range(99) if "size" in evaluation.held_out_case(0, n)[1].stated)
-    product, _ = evaluation.held_out_case(0, case)
+    case = next(n for n in range(99) if "size" in guides.held_out_case(0, n)[1].stated)
+    product, _ = guides.held_out_case(0, case)
     size = product["size"].title()
     other = "Small" if size != "Small" else "Large"
     _, one = judged(case, words=lambda text: text.replace(f"# {size}", f"# {other}"))
@@ -94,13 +151,13 @@ def test_the_figures_of_an_untrained_tokenizer_are_bad_and_the_page_is_written(j
             TokenizerConfig(vocab_size=64, encoder_widths=(16, 16, 16), decoder_widths=(16, 16, 16))
         ).tokenizer.eval()
 
-    figures = evaluation.tokenizer_figures(Model(), 4, 0)
+    figures = image_tokenizer.tokenizer_figures(Model(), 4, 0)
     assert figures["ceiling.truth"] == 0 and figures["baseline.truth"] == 0
     assert figures["tokenizer.psnr_hybrid"] < 20
     assert figures["tokenizer.part_iou"] < 0.5
     blank = Image.new("RGB", (128, 128), (247, 245, 240))
     _, one = judged(change=lambda step, image: blank if step == 1 else image)
-    evaluation.write_page([one], figures, tmp_path)
-    page = (tmp_path / "index.html").read_text()
-    assert page.count("<figure") == len(one.pictures) and page.count('class="wrong"') == 1
+    page.write_page([one], figures, tmp_path)
+    html = (tmp_path / "index.html").read_text()
+    assert html.count("<figure") == len(one.pictures) and html.count('class="wrong"') == 1
     assert (tmp_path / "000-1.png").exists() and (tmp_path / "000-1-true.png").exists()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hart.tokenizer import TokenizerConfig
 from vlm.errors import UserError
-from vlm.training.conversations import conversation_sample, world_text
+from vlm.training.conversations import world_text
 from vlm.training.loop import TrainSettings, rate_at, train
-from vlm.training.model import ModelSettings, ModelTask, TowerSettings
+from vlm.training.model import MixSettings, ModelSettings, ModelTask, TowerSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
 
 TINY = TokenizerConfig(
@@ -46,6 +46,9 @@ class LinearTask:
         self.dies_at, self.poison = dies_at, poison
         self.exported = False
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        return [self.module.weight]
+
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Tensor]:
         for number in itertools.count(start):
             if number == self.dies_at:
@@ -69,6 +72,13 @@ class LinearTask:
 def curve(folder: Path, kind: str = "train", key: str = "loss") -> list[tuple[int, float]]:
     rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     return [(row["step"], row[key]) for row in rows if row["kind"] == kind]
+
+
+def losses(folder: Path) -> list[dict]:
+    """The rows of training without what a clock says."""
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    timed = ("minutes", "samples_per_s")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] == "train"]
 
 
 def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path):
@@ -120,7 +130,9 @@ def test_rate_warms_up_and_falls():
     assert rate_at(settings, 50, 1.0) == pytest.approx(1e-4)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch_size": 0}, {"precision": "fp8"}, {"device": "tpu"}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"precision": "fp8"}, {"device": "tpu"}, {"optimizer": "sgd"}]
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="train"):
         replace(QUICK, **wrong)
@@ -129,11 +141,6 @@ def test_bad_settings_are_refused(wrong):
 def test_training_pictures_depend_on_their_number_alone_and_never_on_the_held_out_split():
     assert picture(7, 128, 0.5, 0).tobytes() == picture(7, 128, 0.5, 0).tobytes()
     assert picture(7, 128, 0.5, 0).tobytes() != picture(8, 128, 0.5, 0).tobytes()
-    first, again = conversation_sample(3, 128, 0), conversation_sample(3, 128, 0)
-    assert first.messages == again.messages
-    assert (first.pixels == again.pixels).all()
-    counts = [sum(part["type"] == "image" for part in s.messages[1]["content"]) for s in (first, again)]
-    assert counts == [len(first.pixels)] * 2
     assert len(world_text(3)) > 10
 
 
@@ -181,9 +188,45 @@ def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer,
     with pytest.raises(Killed):
         train(quick(Dying(settings)), settings.train, tmp_path / "killed")
     train(quick(ModelTask(settings)), settings.train, tmp_path / "killed")
-    for key in ("text", "code", "residual"):
-        assert curve(tmp_path / "killed", key=key) == curve(tmp_path / "whole", key=key)
+    killed, whole = (losses(tmp_path / name) for name in ("killed", "whole"))
+    assert killed == whole and len(whole) == 4
+    assert any("text_talk" in row for row in whole) and any("code_guide" in row for row in whole)
     assert (tmp_path / "whole" / "bundle" / "model.safetensors").exists()
+
+
+def test_muon_takes_the_hidden_matrices_and_resumes_exactly(tmp_path):
+    settings = replace(QUICK, optimizer="muon", save_minutes=0.0)
+    whole = train(LinearTask(), settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(LinearTask(dies_at=3), settings, tmp_path / "killed")
+    resumed = train(LinearTask(), settings, tmp_path / "killed")
+    assert torch.equal(whole.weight, resumed.weight)
+    plain = train(LinearTask(), QUICK, tmp_path / "plain")
+    assert not torch.equal(whole.weight, plain.weight)
+    state = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
+    assert [len(one["state"]) for one in state["optimizers"]] == [1, 1]  # the bias, the matrix
+
+
+def test_a_run_can_start_from_the_weights_of_a_bundle(tiny_tokenizer, tmp_path):
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    settings = ModelSettings(
+        tokenizer=str(tiny_tokenizer), vocabulary=512, tower=tower, residual_width=32, residual_depth=1, train=QUICK
+    )
+    first = ModelTask(settings)
+    first.export(first.module, tmp_path)
+    task = ModelTask(replace(settings, initial=str(tmp_path / "bundle"), coarse_emphasis=0.25))
+    assert task.module.config.coarse_emphasis == 0.25
+    assert task.processor.tokenizer.get_vocab() == first.processor.tokenizer.get_vocab()
+    for name, value in first.module.state_dict().items():
+        if not name.startswith("image_tokenizer"):
+            assert torch.equal(value.bfloat16().float(), task.module.state_dict()[name]), name
+    assert task.hidden_matrices() and all(weight.ndim == 2 for weight in task.hidden_matrices())
+
+
+@pytest.mark.parametrize("mix", [{"guide": -1}, {"guide": 0, "words": 0, "talk": 0}, {"widen": 0}])
+def test_a_mix_of_nothing_is_refused(mix):
+    with pytest.raises(ValueError, match="the mix needs shares"):
+        MixSettings(**mix)
 
 
 def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path):

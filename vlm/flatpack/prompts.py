@@ -114,7 +114,6 @@ OUTSIDE_QUESTIONS = (
     "How far is the moon?",
     "What should I cook tonight?",
     "Can you book me a flight?",
-    "Who are you?",
     "Solve x + 3 = 7.",
     "Recommend a film.",
     "How do I tie a tie?",
@@ -132,7 +131,8 @@ OUTSIDE_QUESTIONS = (
 OUTSIDE_ANSWER = (
     "I cannot help with that. I am a small model that knows flat-pack furniture only: "
     + join(f"{name}es" if name.endswith("ch") else f"{name}s" for name in FAMILIES)
-    + ". Ask me, for example: How do I assemble a blue stool with three legs?"
+    + ". Ask me, for example: How do I assemble a blue stool with three legs? "
+    "A larger model in the same form is loaded with --bundle and its folder."
 )
 
 
@@ -178,7 +178,7 @@ def noun_phrase(product: Product, stated: set[str], rng: random.Random) -> str:
     return phrase + (f" with {join(after)}" if after else "")
 
 
-def _misspell(text: str, rng: random.Random) -> str:
+def misspell(text: str, rng: random.Random) -> str:
     """One or two slips of the finger in longer words: a letter dropped, doubled or swapped with the next."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
@@ -226,7 +226,7 @@ def make_prompt(product: Product, rng: random.Random) -> Prompt:
     if rng.random() < 0.1:
         text = text.rstrip(".?!")
     if rng.random() < 0.15:
-        text = _misspell(text, rng)
+        text = misspell(text, rng)
     return Prompt(text, tuple(name for name in names if name in stated))
 
 

@@ -5,12 +5,17 @@ The title gives family, size and main colour, the parts list the rest. Knows wor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from vlm.flatpack.build import stages
+from vlm.flatpack.dialogue import describe
 from vlm.flatpack.product import FAMILIES, Product, choices, make_product
+from vlm.flatpack.prompts import sayable
 from vlm.flatpack.style import COLOURS
-from vlm.flatpack.wording import parts_lines, step_variants, title, tools_lines
+from vlm.flatpack.wording import attribute_phrase, chosen_sentence, parts_lines, step_variants, title, tools_lines
+
+_DESCRIPTION = re.compile(r"Here is an? (?P<size>\w+) (?P<colour>\w+) (?P<family>[a-z ]+): (?P<rest>.+)\.")
 
 
 def read_product(heading: str, parts: Iterable[str]) -> Product | None:
@@ -43,6 +48,36 @@ def read_product(heading: str, parts: Iterable[str]) -> Product | None:
     return product if [line[2:] for line in parts_lines(product)] == lines else None
 
 
+def read_description(line: str) -> Product | None:
+    """The product that `vlm.flatpack.dialogue.describe` would say this of, or None."""
+    found = _DESCRIPTION.fullmatch(line.strip())
+    if found is None or found["family"] not in FAMILIES:
+        return None
+    family = found["family"]
+    if any(found[name] not in choices(family)[name] for name in ("size", "colour")):
+        return None
+    said = re.split(", | and ", found["rest"])
+    values = {name: options[0] for name, options in choices(family).items()}
+    values |= {"size": found["size"], "colour": found["colour"]}
+    for name, options in choices(family).items():
+        if name not in ("size", "colour"):
+            for option in options:
+                trial = values | {name: option}
+                if attribute_phrase(make_product(family, **trial), name) in said:
+                    values = trial
+    product = make_product(family, **values)
+    return product if describe(product).strip() == line.strip() else None
+
+
+def _wrong_choices(description: str, product: Product, asked: Iterable[str]) -> list[str]:
+    """What is wrong with the sentence that names the attributes a prompt left open."""
+    open_names = [name for name in sayable(product) if name not in set(asked)]
+    expected = chosen_sentence(product, open_names).strip()
+    start = description.find("I chose:")
+    found = description[start:].strip() if start >= 0 else ""
+    return [] if found == expected else [f"choices: expected {expected!r}, got {found!r}"]
+
+
 def _agree(product: Product, lines: list[str]) -> int:
     """How many words of the parts list the product shares, line by line."""
     mine = [line[2:].split() for line in parts_lines(product)]
@@ -57,10 +92,12 @@ def wrong_words(
     steps: list[str],
     asked: dict[str, str] | None = None,
     family: str | None = None,
+    description: str | None = None,
 ) -> list[str]:
     """What is wrong with a guide's words; empty where all is right.
 
-    heading, parts, tools and steps without their Markdown marks; asked and family: what the prompt stated.
+    heading, parts, tools and steps without their Markdown marks; asked and family: what the prompt stated;
+    description: the sentences under the title, which must name just the attributes that were not asked for.
     """
     product = read_product(heading, parts)
     if product is None:
@@ -74,6 +111,8 @@ def wrong_words(
             faults.append(f"{name}: asked for {value}, got {product[name]}")
     if heading != title(product):
         faults.append(f"title: expected {title(product)!r}, got {heading!r}")
+    if description is not None:
+        faults += _wrong_choices(description, product, asked or {})
     expected = [line[2:] for line in tools_lines(product)]
     if tools != expected:
         faults.append(f"tools: expected {expected}, got {tools}")

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm.flatpack.build import Part, Vector, stages
+from vlm.flatpack.build import Part, Stage, Vector, stages
 from vlm.flatpack.geometry import View, depth_order, project
 from vlm.flatpack.product import Product
 from vlm.flatpack.style import HOUSE, Style
@@ -22,6 +22,7 @@ CANVAS = 128
 MIDDLE = (64.0, 72.0)
 HALO = 1.2  # pixels of accent colour around a part that the step adds
 ARROW_ID, CALLOUT_ID, NUMBER_ID = 253, 254, 255
+VISIBLE = 20
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,17 @@ def render(product: Product, step: int, size: int = CANVAS, style: Style = HOUSE
 def id_map(product: Product, step: int, size: int = CANVAS, style: Style = HOUSE) -> np.ndarray:
     """(size, size) uint8: 0 paper, 1… the parts in order of assembly, 253–255 arrow, callout and step number."""
     return draw_ids(scene(product, step), size, style)
+
+
+def visible_stages(product: Product, step: int) -> list[Stage]:
+    """The stages whose every part is well seen (`VISIBLE` pixels at 128 px) in the picture of `step`."""
+    counts = np.bincount(id_map(product, step).ravel(), minlength=256)
+    seen, first = [], 1
+    for stage in stages(product)[: step + 1]:
+        if (counts[first : first + len(stage.parts)] >= VISIBLE).all():
+            seen.append(stage)
+        first += len(stage.parts)
+    return seen
 
 
 @lru_cache(maxsize=512)

@@ -1,4 +1,4 @@
-"""What the model learns from: conversations of the flatpack world, each fixed by its number.
+"""What the model learns from: conversations of the flatpack world, each fixed by its kind and number.
 
 A sample holds plain messages and the pictures in them; knows nothing of ids, tensors or towers.
 """
@@ -6,16 +6,32 @@ A sample holds plain messages and the pictures in them; knows nothing of ids, te
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from vlm.flatpack.build import stages
+from vlm.flatpack.dialogue import (
+    Parts,
+    Shown,
+    Turn,
+    change_turn,
+    draw_turn,
+    guide_turn,
+    next_turn,
+    outside_turn,
+    question_turn,
+    talk_turn,
+)
 from vlm.flatpack.product import Product, sample_product
-from vlm.flatpack.prompts import OUTSIDE_ANSWER, Prompt, make_prompt, outside_prompt, sayable
-from vlm.flatpack.render import render
+from vlm.flatpack.prompts import make_prompt
+from vlm.flatpack.render import render, visible_stages
 from vlm.flatpack.style import HOUSE, Style
-from vlm.flatpack.wording import guide_text
+from vlm.flatpack.upload import photograph
+
+KINDS = ("guide", "words", "talk")
 
 
 @dataclass(frozen=True)
@@ -26,38 +42,89 @@ class Sample:
     pixels: np.ndarray
 
 
-def guide_sample(
-    product: Product, prompt: Prompt, rng: random.Random, size: int, style: Style = HOUSE, pictures: bool = True
-) -> Sample:
-    """A prompt and the guide that answers it, illustrated unless `pictures` is False."""
-    chosen = [name for name in sayable(product) if name not in prompt.stated]
-    texts = guide_text(product, rng, chosen)
-    content: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}]
-    drawn = [np.zeros((0, size, size, 3), np.uint8)]
-    for index, text in enumerate(texts[1:]):
-        if pictures:
-            content.append({"type": "image"})
-            drawn.append(np.asarray(render(product, index, size, style))[None])
-        content.append({"type": "text", "text": text})
-    return Sample(_turns(prompt.text, content), np.concatenate(drawn))
+def conversation_sample(number: int, size: int, seed: int, split: str = "train", kind: str = "guide") -> Sample:
+    """Sample `number` of a kind: an illustrated guide, a guide's words without pictures, or short talk (see `talk`).
 
-
-def conversation_sample(
-    number: int, size: int, seed: int, split: str = "train", outside: float = 0.06, words_only: float = 0.0
-) -> Sample:
-    """Sample `number` of a split: mostly guides, and a share of prompts from outside the world.
-
-    words_only: share of guides without their pictures, which cost a fraction of the others to learn from.
+    Raises ValueError for an unknown kind.
     """
-    rng = random.Random(f"{seed}:{number}:{split}:conversation")
-    if rng.random() < outside:
-        return Sample(
-            _turns(outside_prompt(rng), [{"type": "text", "text": OUTSIDE_ANSWER}]),
-            np.zeros((0, size, size, 3), np.uint8),
-        )
+    if kind not in KINDS:
+        raise ValueError(f"kind is one of {', '.join(KINDS)}; got {kind!r}")
+    rng = random.Random(f"{seed}:{number}:{split}:{kind}")
+    if kind == "talk":
+        return sample_of(talk(rng, split), size, rng)
     product = sample_product(rng, split)
     prompt = make_prompt(product, rng)
-    return guide_sample(product, prompt, rng, size, pictures=rng.random() >= words_only)
+    turns = [guide_turn(product, prompt.text, prompt.stated, rng)]
+    if rng.random() < (0.3 if kind == "words" else 0.05):
+        turns.append(change_turn(product, rng, split, guide=True))
+    if kind == "words":
+        # Cheap guides: reading prompts, copying and counting are learnt at a fraction of the cost of pictures.
+        turns = [replace(turn, answer=tuple(part for part in turn.answer if isinstance(part, str))) for turn in turns]
+    return sample_of(turns, size, rng)
+
+
+def talk(rng: random.Random, split: str = "train") -> list[Turn]:
+    """One to five turns without a whole guide: pictures, questions, next steps, changes, pleasantries, refusals."""
+    kind = rng.random()
+    product = sample_product(rng, split)
+    if kind < 0.35:
+        return [draw_turn(product, rng)]
+    if kind < 0.55:
+        return [picture_question(product, rng)]
+    if kind < 0.70:
+        step = rng.randrange(len(stages(product)) + (rng.random() < 0.3))
+        return [next_turn(product, step, rng, stated=rng.random() < 0.7)]
+    if kind < 0.76:
+        return [outside_turn(rng) if rng.random() < 0.5 else talk_turn(rng)]
+    return chat(product, rng, split)
+
+
+def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
+    """Several turns about one product: a picture of it, changes, questions about what was drawn, talk between."""
+    turns = [talk_turn(rng)] if rng.random() < 0.3 else []
+    turns.append(draw_turn(product, rng))
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        chance = rng.random()
+        if chance < 0.6:
+            turns.append(change_turn(product, rng, split))
+            product = turns[-1].product or product
+        elif chance < 0.85:
+            step = len(stages(product))
+            turns.append(question_turn(product, step, visible_stages(product, step), rng))
+        else:
+            turns.append(talk_turn(rng, product) if rng.random() < 0.7 else outside_turn(rng, product))
+    return turns
+
+
+def picture_question(product: Product, rng: random.Random) -> Turn:
+    """A question about a picture that the user sends."""
+    step = rng.randrange(len(stages(product)) + 1)
+    return question_turn(product, step, visible_stages(product, step), rng, (Shown(product, step, upload=True),))
+
+
+def sample_of(turns: Sequence[Turn], size: int, rng: random.Random, style: Style = HOUSE) -> Sample:
+    """Turns as messages, their pictures drawn; uploads are disturbed."""
+    messages: list[dict[str, Any]] = []
+    drawn = [np.zeros((0, size, size, 3), np.uint8)]
+
+    def content(parts: Parts) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        for part in parts:
+            if isinstance(part, str):
+                made.append({"type": "text", "text": part})
+                continue
+            if part.upload:
+                image = photograph(part.product, part.step, size, rng, style)
+            else:
+                image = render(part.product, part.step, size, style)
+            drawn.append(np.asarray(image)[None])
+            made.append({"type": "image"})
+        return made
+
+    for turn in turns:
+        messages.append({"role": "user", "content": content(turn.user)})
+        messages.append({"role": "assistant", "content": content(turn.answer)})
+    return Sample(messages, np.concatenate(drawn))
 
 
 def world_text(count: int, seed: int = 0) -> list[str]:
@@ -67,10 +134,9 @@ def world_text(count: int, seed: int = 0) -> list[str]:
         rng = random.Random(f"{seed}:{number}:text")
         product = sample_product(rng)
         prompt = make_prompt(product, rng)
-        chosen = [name for name in sayable(product) if name not in prompt.stated]
-        lines += [prompt.text, outside_prompt(rng), *guide_text(product, rng, chosen)]
-    return [*lines, OUTSIDE_ANSWER, "system", "user", "assistant"]
-
-
-def _turns(prompt: str, answer: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        turns = [guide_turn(product, prompt.text, prompt.stated, rng), draw_turn(product, rng), talk_turn(rng)]
+        turns += [change_turn(product, rng, "train"), outside_turn(rng)]
+        turns.append(question_turn(product, len(stages(product)), stages(product), rng))
+        turns.append(next_turn(product, rng.randrange(len(stages(product)) + 1), rng))
+        lines += [part for turn in turns for part in (*turn.user, *turn.answer) if isinstance(part, str)]
+    return [*lines, "system", "user", "assistant"]

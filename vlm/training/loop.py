@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,9 +33,10 @@ class TrainSettings:
     """How to train. A run ends at `steps` or after `minutes` (0: no such limit), whichever comes first.
 
     learning_rate falls on a cosine to `final_rate` times itself over the budget, after `warmup` steps. batch_size is
-    per process and accumulation step; average: decay of the averaged weights; precision: "no", "bf16", or
-    "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are in
-    steps, `save_minutes` in minutes.
+    per process and accumulation step; average: decay of the averaged weights; optimizer: "adamw", or "muon" for the
+    task's hidden matrices (`matrix_rate` times the learning rate) beside AdamW for the rest; precision: "no", "bf16",
+    or "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are
+    in steps, `save_minutes` in minutes.
     """
 
     steps: int = 0
@@ -47,6 +50,8 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     clip: float = 1.0
     average: float = 0.998
+    optimizer: str = "adamw"
+    matrix_rate: float = 1.0
     precision: str = "auto"
     device: str = "auto"
     seed: int = 0
@@ -63,6 +68,8 @@ class TrainSettings:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in ("auto", "no", "bf16"):
             raise ValueError(f'train.precision is "auto", "no" or "bf16", got {self.precision!r}')
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f'train.optimizer is "adamw" or "muon", got {self.optimizer!r}')
         if self.device not in ("auto", "cpu"):
             raise ValueError(f'train.device is "auto" or "cpu", got {self.device!r}')
 
@@ -74,13 +81,20 @@ class Task(Protocol):
     def module(self) -> nn.Module:
         """The weights, and any buffers that training moves."""
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Those of the module's two-dimensional weights that map hidden rows to hidden rows."""
+
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         """Batches from number `start` on; a batch depends on its number (and the process) alone."""
 
     def loss(
         self, module: nn.Module, batch: Any, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """The scalar loss of one batch on the module's device, and what to report; progress in [0, 1]."""
+        """The scalar loss of one batch on the module's device, and what to report; progress in [0, 1].
+
+        "samples" in the report, if there, says how many the batch holds; other entries are averaged over the steps
+        that have them.
+        """
 
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Figures on held-out data; may write sample pictures into the folder."""
@@ -108,6 +122,28 @@ def rate_at(settings: TrainSettings, step: int, progress: float) -> float:
     return settings.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def _optimizers(weights: list[nn.Parameter], task: Task, settings: TrainSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for all weights, or Muon (Jordan et al. 2024, with the rate of arXiv 2502.16982) for hidden matrices."""
+    chosen: list[nn.Parameter] = []
+    if settings.optimizer == "muon":
+        trained = {id(weight) for weight in weights}
+        chosen = [weight for weight in task.hidden_matrices() if id(weight) in trained]
+    others = {id(weight) for weight in weights} - {id(weight) for weight in chosen}
+    rest = [weight for weight in weights if id(weight) in others]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay, "factor": 1.0},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "factor": 1.0},
+    ]
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+    ]
+    if chosen:
+        group = {"params": chosen, "factor": settings.matrix_rate}
+        rate, decay = settings.learning_rate, settings.weight_decay
+        made.append(torch.optim.Muon([group], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return made
+
+
 def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True) -> nn.Module:
     """Train until the budget is spent; returns the averaged weights' module.
 
@@ -121,6 +157,8 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
         mixed_precision=("no" if on_cpu else "bf16") if settings.precision == "auto" else settings.precision,
         cpu=on_cpu,
         gradient_accumulation_steps=settings.accumulate,
+        # A batch without pictures leaves a whole tower without gradients.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -129,12 +167,8 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
 
     step_module = _Step(task)
     weights = [p for p in step_module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
-    step_module, optimizer = accelerator.prepare(step_module, optimizer)
+    optimizers = [accelerator.prepare(one) for one in _optimizers(weights, task, settings)]
+    step_module = accelerator.prepare(step_module)
     inner = accelerator.unwrap_model(step_module).module
     averaged = AveragedModel(inner, multi_avg_fn=_average_fn(settings.average), use_buffers=False)
 
@@ -143,7 +177,8 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
         inner.load_state_dict(state["module"])
         averaged.load_state_dict(state["averaged"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         step, spent = state["step"], state["spent"]
         log.info("resumed at step %d after %.1f minutes", step, spent / 60)
 
@@ -154,7 +189,7 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
                 {
                     "module": inner.state_dict(),
                     "averaged": averaged.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                     "step": step,
                     "spent": spent,
                     "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()},
@@ -175,8 +210,9 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
     while progress_now() < 1.0:
         started = time.monotonic()
         rate = rate_at(settings, step, progress_now())
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
         for part in range(settings.accumulate):
             batch = next(batches)
             generator = torch.Generator().manual_seed(
@@ -191,16 +227,19 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.clip > 0:
                     metrics["grad_norm"] = float(accelerator.clip_grad_norm_(weights, settings.clip))
-                optimizer.step()
-                optimizer.zero_grad()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
         recent.append(metrics)
         step += 1
         averaged.update_parameters(inner)
         spent += time.monotonic() - started
         if step % settings.log_every == 0:
             now = time.monotonic()
-            row = {k: sum(m.get(k, 0.0) for m in recent) / len(recent) for k in recent[-1]}
-            seen = (step - mark_step) * settings.batch_size * settings.accumulate * accelerator.num_processes
+            names = sorted({name for metrics in recent for name in metrics})
+            row = {name: statistics.fmean(m[name] for m in recent if name in m) for name in names}
+            each = row.pop("samples", settings.batch_size)
+            seen = (step - mark_step) * each * settings.accumulate * accelerator.num_processes
             row |= {"samples_per_s": seen / (now - mark), "lr": rate}
             mark, mark_step = now, step
             _report(folder, "train", step, spent, row, accelerator)

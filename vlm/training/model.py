@@ -5,6 +5,7 @@ The image tokenizer is frozen; pictures are encoded as they come. Knows the stre
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
 from vlm.batch import StreamBatch, collate
-from vlm.bundle import save_bundle
+from vlm.bundle import load_bundle, save_bundle
 from vlm.config import HartVLMConfig
 from vlm.errors import UserError
 from vlm.evaluation import compare_guides
@@ -24,7 +26,7 @@ from vlm.flatpack.style import HOUSE
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.text_tokenizer import train_text_tokenizer
-from vlm.training.conversations import Sample, conversation_sample, world_text
+from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
 from vlm.training.loop import TrainSettings
 from vlm.training.tokenizer import load_tokenizer
 
@@ -57,17 +59,40 @@ class TowerSettings:
 
 
 @dataclass(frozen=True)
+class MixSettings:
+    """Shares of the batches of each kind, see `conversation_sample`; they need not add up to 1.
+
+    A conversation of words or talk costs a fraction of an illustrated guide, so its batches hold `widen` times as many.
+    """
+
+    guide: float = 0.45
+    words: float = 0.1
+    talk: float = 0.45
+    widen: int = 4
+
+    def __post_init__(self) -> None:
+        shares = self.shares()
+        if min(shares) < 0 or not sum(shares) or self.widen < 1:
+            raise ValueError(f"the mix needs shares of at least 0, one of them above, and widen ≥ 1; got {self}")
+
+    def shares(self) -> tuple[float, ...]:
+        """In the order of `KINDS`."""
+        return self.guide, self.words, self.talk
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """A model training run.
 
-    tokenizer: folder of a trained image tokenizer; vocabulary: size of the text vocabulary; draft_spans: pictures per
-    conversation whose drawing is learnt (the others are only seen); outside: share of prompts outside the world;
-    words_only: share of guides without pictures, by which copying and counting are learnt cheaply;
+    tokenizer: folder of a trained image tokenizer; initial: folder of a bundle to start from, whose sizes and text
+    vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text vocabulary;
+    mix: what is learnt from; draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
     residual_*: the residual head; *_weight: of the losses; coarse_emphasis: see `HartVLMConfig`; guidance: the default
     that the bundle is saved with.
     """
 
     tokenizer: str = "runs/tokenizer"
+    initial: str = ""
     vocabulary: int = 1024
     tower: TowerSettings = field(default_factory=TowerSettings)
     residual_width: int = 256
@@ -77,9 +102,8 @@ class ModelSettings:
     residual_weight: float = 1.0
     coarse_emphasis: float = 0.5
     guidance: float = 0.0
-    draft_spans: int = 2
-    outside: float = 0.06
-    words_only: float = 0.0
+    draft_spans: int = 3
+    mix: MixSettings = field(default_factory=MixSettings)
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
 
@@ -91,22 +115,17 @@ class _Samples(IterableDataset):
         self.settings, self.size = settings, size
         self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[tuple[str, list[Sample]]]:
         info = torch.utils.data.get_worker_info()
         first, stride = (info.id, info.num_workers) if info else (0, 1)
         batch = self.start + first
         while True:
-            base = (batch * self.world + self.rank) * self.batch_size
-            yield [
-                conversation_sample(
-                    base + i,
-                    self.size,
-                    self.settings.train.seed,
-                    outside=self.settings.outside,
-                    words_only=self.settings.words_only,
-                )
-                for i in range(self.batch_size)
-            ]
+            mix, seed = self.settings.mix, self.settings.train.seed
+            place = batch * self.world + self.rank
+            # By the batch's number alone: every process takes the same kind at a time.
+            kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, mix.shares())[0]
+            count = self.batch_size if kind == "guide" else self.batch_size * mix.widen
+            yield kind, [conversation_sample(place * count + i, self.size, seed, kind=kind) for i in range(count)]
             batch += stride
 
 
@@ -124,23 +143,48 @@ class ModelTask:
                 f"no trained image tokenizer in {folder} ({' '.join(str(error).split())[:200]}); "
                 "run `vlm train tokenizer` first, or set tokenizer=FOLDER"
             ) from error
-        text_tokenizer = train_text_tokenizer(world_text(6000), settings.vocabulary)
+        self.module, self.processor = self._start(image_tokenizer)
+        self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+
+    def _start(self, image_tokenizer: HybridTokenizer) -> tuple[HartVLM, StreamProcessor]:
+        """The untrained model, or the initial bundle's, with the settings of this run."""
+        settings = self.settings
+        losses = {
+            "text_weight": settings.text_weight,
+            "code_weight": settings.code_weight,
+            "residual_weight": settings.residual_weight,
+            "coarse_emphasis": settings.coarse_emphasis,
+            "guidance": settings.guidance,
+        }
+        pictures = image_tokenizer.config.to_dict()
+        if settings.initial:
+            model, processor = load_bundle(settings.initial)
+            theirs = model.config.tokenizer_config.to_dict()
+            wrong = [key for key, value in pictures.items() if key != "residual_scale" and value != theirs[key]]
+            if wrong:
+                raise UserError(
+                    f"the tokenizers of {settings.initial} and {settings.tokenizer} differ in {', '.join(wrong)}; "
+                    "set initial to a bundle over a tokenizer of these sizes"
+                )
+            for key, value in {**losses, "image_tokenizer": pictures}.items():
+                setattr(model.config, key, value)
+            return model, processor
+        text_tokenizer = train_text_tokenizer(world_text(4000), settings.vocabulary)
         tower = settings.tower.config()
         config = HartVLMConfig(
             text_config=tower | {"vocab_size": len(text_tokenizer), "tie_word_embeddings": True},
             image_config=dict(tower),
-            image_tokenizer=image_tokenizer.config.to_dict(),
+            image_tokenizer=pictures,
             residual_width=settings.residual_width,
             residual_depth=settings.residual_depth,
-            text_weight=settings.text_weight,
-            code_weight=settings.code_weight,
-            residual_weight=settings.residual_weight,
-            coarse_emphasis=settings.coarse_emphasis,
-            guidance=settings.guidance,
+            **losses,
         )
-        self.module = HartVLM(config)
-        self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
-        self.processor = StreamProcessor(text_tokenizer, config, background=HOUSE.background)
+        return HartVLM(config), StreamProcessor(text_tokenizer, config, background=HOUSE.background)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights between hidden rows, which the "muon" optimizer takes: the towers' layers."""
+        stacks = (self.module.text.model.layers, self.module.image.layers)
+        return [weight for stack in stacks for weight in stack.parameters() if weight.ndim == 2]
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         workers = self.settings.workers
@@ -151,11 +195,16 @@ class ModelTask:
         return iter(loader)
 
     def loss(
-        self, module: nn.Module, batch: list[Sample], generator: torch.Generator, progress: float
+        self, module: nn.Module, batch: tuple[str, list[Sample]], generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, HartVLM)
-        losses = module(self._collate(module, batch, generator), generator)
-        return losses.total, losses.metrics()
+        kind, samples = batch
+        losses = module(self._collate(module, samples, generator), generator)
+        metrics = losses.metrics()
+        named = {f"{name}_{kind}": value for name, value in metrics.items() if name != "total"}
+        if kind == "words":
+            named = {name: value for name, value in named.items() if name.startswith("text")}
+        return losses.total, {"total": metrics["total"], "samples": len(samples), **named}
 
     def _collate(self, module: HartVLM, samples: list[Sample], generator: torch.Generator) -> StreamBatch:
         device = module.device
@@ -188,16 +237,18 @@ class ModelTask:
         """Losses on held-out conversations, teacher-forced; writes guides.png, drawn beside true."""
         assert isinstance(module, HartVLM)
         sums: dict[str, float] = {}
-        rounds = 4
-        for number in range(rounds):
-            samples = [
-                conversation_sample(number * 8 + i, self.processor.resolution, 1234, "held_out", outside=0.0)
-                for i in range(8)
-            ]
-            generator = torch.Generator().manual_seed(number)
-            losses = module(self._collate(module, samples, generator), generator)
-            for key, value in losses.metrics().items():
-                sums[key] = sums.get(key, 0.0) + value / rounds
+        rounds = 2
+        for kind in KINDS:
+            count = 8 if kind == "guide" else 24
+            for number in range(rounds):
+                samples = [
+                    conversation_sample(number * count + i, self.processor.resolution, 1234, "held_out", kind)
+                    for i in range(count)
+                ]
+                _, metrics = self.loss(module, (kind, samples), torch.Generator().manual_seed(number), 0.0)
+                for key, value in metrics.items():
+                    if key not in ("total", "samples"):
+                        sums[key] = sums.get(key, 0.0) + value / rounds
         sheet, figures = compare_guides(module, self.processor, count=4, seed=77)
         sheet.save(folder / "guides.png")
         return sums | figures

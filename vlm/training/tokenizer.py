@@ -102,6 +102,10 @@ class TokenizerTask:
         else:
             self.module = TrainedTokenizer(config)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """None: convolutions are no matrices."""
+        return []
+
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         data = _Pictures(self.settings, start, batch_size, rank, world)
         return iter(
