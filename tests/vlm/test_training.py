@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vlm.training.model as training_model
 from hart.tokenizer import TokenizerConfig
 from vlm.errors import UserError
 from vlm.training.conversations import world_text
@@ -221,6 +222,30 @@ def test_a_run_can_start_from_the_weights_of_a_bundle(tiny_tokenizer, tmp_path):
         if not name.startswith("image_tokenizer"):
             assert torch.equal(value.bfloat16().float(), task.module.state_dict()[name]), name
     assert task.hidden_matrices() and all(weight.ndim == 2 for weight in task.hidden_matrices())
+
+
+def test_a_cached_run_follows_the_same_curve_and_draws_nothing(tiny_tokenizer, tmp_path, monkeypatch):
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    settings = ModelSettings(
+        tokenizer=str(tiny_tokenizer), vocabulary=512, tower=tower, residual_width=32, residual_depth=1, workers=0,
+        cache=str(tmp_path / "cache"), train=replace(QUICK, steps=3),
+    )
+
+    def quick(task: ModelTask) -> ModelTask:
+        task.validate = lambda module, folder, step: {}
+        return task
+
+    train(quick(ModelTask(settings)), settings.train, tmp_path / "first")
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 3
+    files[1].write_bytes(files[1].read_bytes()[:-10])  # a damaged batch is computed again
+
+    drawn = []
+    real = training_model.conversation_sample
+    monkeypatch.setattr(training_model, "conversation_sample", lambda *a, **k: drawn.append(a) or real(*a, **k))
+    train(quick(ModelTask(settings)), settings.train, tmp_path / "second")
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    assert len(drawn) in (QUICK.batch_size, QUICK.batch_size * settings.mix.widen)
 
 
 @pytest.mark.parametrize("mix", [{"guide": -1}, {"guide": 0, "words": 0, "talk": 0}, {"widen": 0}])

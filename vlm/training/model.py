@@ -8,16 +8,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerFast
 
 from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
-from vlm.batch import StreamBatch, collate
+from vlm.batch import collate
 from vlm.bundle import load_bundle, save_bundle
 from vlm.config import HartVLMConfig
 from vlm.errors import UserError
@@ -25,7 +27,9 @@ from vlm.evaluation import compare_guides
 from vlm.flatpack.style import HOUSE
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
+from vlm.stream import Conversation
 from vlm.text_tokenizer import train_text_tokenizer
+from vlm.training.cache import ConversationCache, weights_hash
 from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
 from vlm.training.loop import TrainSettings
 from vlm.training.tokenizer import load_tokenizer
@@ -86,7 +90,8 @@ class ModelSettings:
 
     tokenizer: folder of a trained image tokenizer; initial: folder of a bundle to start from, whose sizes and text
     vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text vocabulary;
-    mix: what is learnt from; draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
+    mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
+    draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
     residual_*: the residual head; *_weight: of the losses; coarse_emphasis: see `HartVLMConfig`; guidance: the default
     that the bundle is saved with.
     """
@@ -104,18 +109,38 @@ class ModelSettings:
     guidance: float = 0.0
     draft_spans: int = 3
     mix: MixSettings = field(default_factory=MixSettings)
+    cache: str = ""
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
 
 
-class _Samples(IterableDataset):
-    """Batches of samples from batch number `start` on."""
+@dataclass(frozen=True)
+class _Batch:
+    """Conversations of one kind: encoded, if the cache had them, else as samples yet to be."""
 
-    def __init__(self, settings: ModelSettings, size: int, start: int, batch_size: int, rank: int, world: int) -> None:
-        self.settings, self.size = settings, size
+    kind: str
+    name: str
+    samples: list[Sample]
+    encoded: list[Conversation] | None = None
+
+
+class _Batches(IterableDataset):
+    """Batches from number `start` on."""
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        size: int,
+        cache: ConversationCache | None,
+        start: int,
+        batch_size: int,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.settings, self.size, self.cache = settings, size, cache
         self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
 
-    def __iter__(self) -> Iterator[tuple[str, list[Sample]]]:
+    def __iter__(self) -> Iterator[_Batch]:
         info = torch.utils.data.get_worker_info()
         first, stride = (info.id, info.num_workers) if info else (0, 1)
         batch = self.start + first
@@ -125,7 +150,12 @@ class _Samples(IterableDataset):
             # By the batch's number alone: every process takes the same kind at a time.
             kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, mix.shares())[0]
             count = self.batch_size if kind == "guide" else self.batch_size * mix.widen
-            yield kind, [conversation_sample(place * count + i, self.size, seed, kind=kind) for i in range(count)]
+            name = f"{kind}-{count}-{place:08d}"
+            encoded = self.cache.load(name) if self.cache else None
+            samples = [] if encoded else [
+                conversation_sample(place * count + i, self.size, seed, kind=kind) for i in range(count)
+            ]
+            yield _Batch(kind, name, samples, encoded)
             batch += stride
 
 
@@ -145,6 +175,13 @@ class ModelTask:
             ) from error
         self.module, self.processor = self._start(image_tokenizer)
         self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+        self._cache = self._open_cache(image_tokenizer) if settings.cache else None
+
+    def _open_cache(self, image_tokenizer: HybridTokenizer) -> ConversationCache:
+        parts = {name: weights_hash(getattr(image_tokenizer, name)) for name in ("encoder", "quantizer")}
+        vocabulary = sorted(self.processor.tokenizer.get_vocab().items())
+        depends = {**parts, "vocabulary": vocabulary, "seed": self.settings.train.seed, "version": 1}
+        return ConversationCache(Path(self.settings.cache), depends)
 
     def _start(self, image_tokenizer: HybridTokenizer) -> tuple[HartVLM, StreamProcessor]:
         """The untrained model, or the initial bundle's, with the settings of this run."""
@@ -169,7 +206,7 @@ class ModelTask:
             for key, value in {**losses, "image_tokenizer": pictures}.items():
                 setattr(model.config, key, value)
             return model, processor
-        text_tokenizer = train_text_tokenizer(world_text(4000), settings.vocabulary)
+        text_tokenizer = _text_tokenizer(settings.vocabulary)
         tower = settings.tower.config()
         config = HartVLMConfig(
             text_config=tower | {"vocab_size": len(text_tokenizer), "tie_word_embeddings": True},
@@ -188,25 +225,31 @@ class ModelTask:
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         workers = self.settings.workers
-        data = _Samples(self.settings, self.processor.resolution, start, batch_size, rank, world)
+        data = _Batches(self.settings, self.processor.resolution, self._cache, start, batch_size, rank, world)
         loader = DataLoader(
             data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, collate_fn=lambda x: x
         )
         return iter(loader)
 
     def loss(
-        self, module: nn.Module, batch: tuple[str, list[Sample]], generator: torch.Generator, progress: float
+        self, module: nn.Module, batch: _Batch, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, HartVLM)
-        kind, samples = batch
-        losses = module(self._collate(module, samples, generator), generator)
+        conversations = batch.encoded
+        if conversations is None:
+            conversations = self._encode(module, batch.samples)
+            if self._cache:
+                self._cache.save(batch.name, conversations)
+        config, spans = module.config, self.settings.draft_spans
+        rows = collate(conversations, config, generator=generator, max_draft_spans=spans).to(module.device)
+        losses = module(rows, generator)
         metrics = losses.metrics()
-        named = {f"{name}_{kind}": value for name, value in metrics.items() if name != "total"}
-        if kind == "words":
+        named = {f"{name}_{batch.kind}": value for name, value in metrics.items() if name != "total"}
+        if batch.kind == "words":
             named = {name: value for name, value in named.items() if name.startswith("text")}
-        return losses.total, {"total": metrics["total"], "samples": len(samples), **named}
+        return losses.total, {"total": metrics["total"], "samples": len(conversations), **named}
 
-    def _collate(self, module: HartVLM, samples: list[Sample], generator: torch.Generator) -> StreamBatch:
+    def _encode(self, module: HartVLM, samples: list[Sample]) -> list[Conversation]:
         device = module.device
         counts = [len(sample.pixels) for sample in samples]
         pixels = torch.cat([torch.from_numpy(sample.pixels) for sample in samples]).to(device)
@@ -229,8 +272,7 @@ class ModelTask:
                     ]
                 messages.append({"role": message["role"], "content": content})
             conversations.append(self.processor.encode(messages))
-        batch = collate(conversations, module.config, generator=generator, max_draft_spans=self.settings.draft_spans)
-        return batch.to(device)
+        return conversations
 
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -245,7 +287,8 @@ class ModelTask:
                     conversation_sample(number * count + i, self.processor.resolution, 1234, "held_out", kind)
                     for i in range(count)
                 ]
-                _, metrics = self.loss(module, (kind, samples), torch.Generator().manual_seed(number), 0.0)
+                batch = _Batch(kind, "", [], self._encode(module, samples))
+                _, metrics = self.loss(module, batch, torch.Generator().manual_seed(number), 0.0)
                 for key, value in metrics.items():
                     if key not in ("total", "samples"):
                         sums[key] = sums.get(key, 0.0) + value / rounds
@@ -269,6 +312,12 @@ class ModelTask:
                 )
         module.image_tokenizer.load_state_dict(current.state_dict())
         save_bundle(module, self.processor, folder / "bundle")
+
+
+@lru_cache(maxsize=1)
+def _text_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A vocabulary of the world's own text."""
+    return train_text_tokenizer(world_text(4000), size)
 
 
 def _one(tokens: HybridTokens | None, index: int) -> HybridTokens:
