@@ -12,11 +12,12 @@ endif
 SEED ?= 0
 export PROMPT SEED
 
-.PHONY: help guide test lint eval clean
+.PHONY: help guide test lint eval bundle clean
 help:
 	@echo 'make guide PROMPT="How do I assemble a blue stool with three legs?" [SEED=0]   writes out/.../guide.html'
 	@echo 'make test    lint, types and tests'
 	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
+	@echo 'make bundle  trains the model in vlm/bundle from nothing'
 	@echo 'make clean   removes .venv and caches, keeps out/'
 
 $(BIN)/python:
@@ -48,6 +49,13 @@ test: lint
 
 eval: $(VENV)/.installed
 	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
+
+# Hours on two cores, minutes on a GPU. A run that was stopped goes on from its last checkpoint.
+bundle: $(VENV)/.installed
+	$(BIN)/vlm train tokenizer --out runs/tokenizer
+	$(BIN)/vlm train model --out runs/model
+	$(BIN)/vlm eval --bundle runs/model/bundle --limit 60 --card --json runs/eval.json --page runs/eval --force
+	rm -rf vlm/bundle && cp -r runs/model/bundle vlm/bundle
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

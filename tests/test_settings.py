@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from vlm.errors import UserError
-from vlm.settings import Settings, load_settings, packaged_config
+from vlm.settings import Settings, differences, load_settings, packaged_config
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,9 @@ def test_packaged_configs():
     assert packaged_config("tokenizer").is_file() and packaged_config("model").is_file()
     with pytest.raises(UserError, match="expected one of model, tokenizer"):
         packaged_config("none")
+
+
+def test_differences_name_what_is_not_the_default():
+    run = Run(name="other", train=Train(learning_rate=2e-3, betas=(0.9, 0.99)))
+    assert differences(run) == {"name": "other", "train.learning_rate": 2e-3, "train.betas": [0.9, 0.99]}
+    assert differences(Run()) == {}

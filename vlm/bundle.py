@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlm.checksums import CHECKSUMS_FILE, write_checksums
 from vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ MODEL_TYPE = "hart_vlm"
 MAX_SHARD_BYTES = 15_000_000
 MAX_BUNDLE_BYTES = 40_000_000
 MAX_HEADER_BYTES = 100_000_000
+RECORD_FILE, CARD_FILE = "training.json", "README.md"
+SAID_FILES = (RECORD_FILE, CARD_FILE, CHECKSUMS_FILE)
+"""What a bundle says about itself; no part of its fingerprint."""
 
 
 def bundle_path(path: Path | str | None = None) -> Path:
@@ -41,10 +45,12 @@ def bundle_path(path: Path | str | None = None) -> Path:
 
 
 def fingerprint(path: Path | str | None = None) -> str:
-    """The first 16 hex digits of a SHA-256 over the bundle's files in order: names, lengths, contents."""
+    """The first 16 hex digits of a SHA-256 over names, lengths and contents of the files that decide the answers."""
     folder = bundle_path(path)
     digest = hashlib.sha256()
     for file in _files(folder):
+        if file.name in SAID_FILES:
+            continue
         name = file.relative_to(folder).as_posix().encode()
         digest.update(struct.pack("<QQ", len(name), file.stat().st_size) + name)
         with file.open("rb") as stream:
@@ -59,7 +65,7 @@ def load_bundle(
     """The model, in evaluation mode, and its processor, from a bundle's folder (the packaged one by default).
 
     dtype: float32 by default, whatever the files hold. Raises `UserError` if a file is missing, truncated or
-    foreign, or if the weights are not exactly those of the model.
+    foreign, if the weights are not exactly those of the model, or if one of them is not a number.
     """
     folder = bundle_path(path)
     check_bundle(folder)
@@ -75,13 +81,17 @@ def load_bundle(
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"the bundle at {folder} cannot be loaded: {reason}; restore its files") from error
+    _check_finite(model, folder)
     return model.to(device).eval(), processor  # type: ignore[arg-type]
 
 
-def save_bundle(model: HartVLM, processor: StreamProcessor, folder: Path) -> None:
-    """Write a bundle into the new or existing `folder`: bfloat16 weights in shards, configs, text tokenizer.
+def save_bundle(
+    model: HartVLM, processor: StreamProcessor, folder: Path, record: dict[str, list[dict]] | None = None
+) -> None:
+    """Write a bundle into the new or existing `folder`: bfloat16 weights in shards, configs, text tokenizer, checksums.
 
-    Raises RuntimeError if the weights do not fit the limits of a bundle.
+    record: how each part was trained, for the model card. Raises RuntimeError if the weights do not fit the limits of a
+    bundle.
     """
     import copy
 
@@ -97,6 +107,8 @@ def save_bundle(model: HartVLM, processor: StreamProcessor, folder: Path) -> Non
     sizes = [file.stat().st_size for file in folder.glob("*.safetensors")]
     if max(sizes) > MAX_SHARD_BYTES or sum(sizes) > MAX_BUNDLE_BYTES:
         raise RuntimeError(f"{folder}: shards of {sizes} bytes exceed {MAX_SHARD_BYTES:,} each or {MAX_BUNDLE_BYTES:,}")
+    (folder / RECORD_FILE).write_text(json.dumps(record or {}, indent=2) + "\n", encoding="utf-8")
+    write_checksums(folder)
 
 
 def check_bundle(folder: Path) -> None:
@@ -141,6 +153,21 @@ def check_safetensors(path: Path) -> None:
         raise UserError(f"{path} has a damaged header, expected a safetensors file; {restore}") from error
     if size != expected:
         raise UserError(f"{path} has {size:,} bytes, its header promises {expected:,}; {restore}")
+
+
+def _check_finite(model: HartVLM, folder: Path) -> None:
+    """Raise `UserError`, naming the file, if a weight is NaN or infinite: such a model draws nothing but noise."""
+    broken = [name for name, value in model.state_dict().items() if not bool(value.isfinite().all())]
+    if not broken:
+        return
+    index = folder / "model.safetensors.index.json"
+    shards = _json(index)["weight_map"] if index.exists() else {}
+    # Of weights that are tied, the files hold one.
+    name = next((name for name in broken if name in shards), broken[0])
+    raise UserError(
+        f"{folder / shards.get(name, 'model.safetensors')} holds values that are no finite numbers (in {name}); "
+        "restore the bundle's files"
+    )
 
 
 def _files(folder: Path) -> list[Path]:

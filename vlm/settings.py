@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -105,3 +105,21 @@ def _override(values: dict[str, Any], override: str, kind: Any) -> None:
         if not isinstance(section, dict):
             raise UserError(f"override {override!r}: {key} is a value, not a section")
     section[keys[-1]] = value
+
+
+def differences(settings: Any, default: Any = None) -> dict[str, Any]:
+    """The values of a settings dataclass that are not those of `default` (its own defaults), by dotted name."""
+    default = type(settings)() if default is None else default
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value, usual = getattr(settings, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{name}": inner for name, inner in differences(value, usual).items()}
+        elif value != usual:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def without_paths(values: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The same values, those of `names` shortened to the last part of the path: a record names no machine's folders."""
+    return {name: Path(value).name if name in names else value for name, value in values.items()}

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 import vlm.training.model as training_model
 from hart.tokenizer import TokenizerConfig
+from vlm.bundle import fingerprint
+from vlm.card import write_card
+from vlm.checksums import verify_checksums
 from vlm.errors import UserError
 from vlm.training.conversations import world_text
 from vlm.training.loop import TrainSettings, rate_at, train
@@ -46,6 +49,9 @@ class LinearTask:
         self.module = nn.Linear(4, 1)
         self.dies_at, self.poison = dies_at, poison
         self.exported = False
+
+    def settings_record(self) -> dict:
+        return {}
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         return [self.module.weight]
@@ -246,6 +252,40 @@ def test_a_cached_run_follows_the_same_curve_and_draws_nothing(tiny_tokenizer, t
     train(quick(ModelTask(settings)), settings.train, tmp_path / "second")
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     assert len(drawn) in (QUICK.batch_size, QUICK.batch_size * settings.mix.widen)
+
+
+def test_a_bundle_tells_how_it_was_trained_and_the_card_says_so(tiny_tokenizer, tmp_path):
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    settings = ModelSettings(
+        tokenizer=str(tiny_tokenizer), vocabulary=512, tower=tower, residual_width=32, residual_depth=1, workers=0,
+        train=replace(QUICK, steps=2),
+    )
+
+    def quick(task: ModelTask) -> ModelTask:
+        task.validate = lambda module, folder, step: {}
+        return task
+
+    train(quick(ModelTask(settings)), settings.train, tmp_path)
+    longer = replace(settings, coarse_emphasis=0.1, train=replace(QUICK, steps=3))
+    task = quick(ModelTask(longer))
+    train(task, longer.train, tmp_path)
+    bundle = tmp_path / "bundle"
+    record = json.loads((bundle / "training.json").read_text())
+    assert [run["steps"] for run in record["model"]] == [2, 1]
+    assert record["model"][1]["settings"]["coarse_emphasis"] == 0.1
+    assert record["model"][1]["settings"]["train.steps"] == 3
+    assert [run["steps"] for run in record["tokenizer"]] == [3]
+
+    assert verify_checksums(bundle) and not (bundle / "README.md").exists()
+    before = fingerprint(bundle)
+    card = write_card(task.module, bundle, {"picture.truth": 0.5}, limit=3, seed=7).read_text()
+    assert "`picture.truth` | 0.5" in card and "--limit 3 --seed 7" in card and "`coarse_emphasis=0.1`" in card
+    assert card.count("| `vlm train model` |") == 2 and card.count("| `vlm train tokenizer` |") == 1
+    assert "/" + tmp_path.parts[1] not in card  # no path of the machine that trained it
+    assert fingerprint(bundle) == before and verify_checksums(bundle)
+    (bundle / "training.json").write_text("[]")
+    with pytest.raises(UserError, match="tells of no training"):
+        write_card(task.module, bundle, {}, limit=1, seed=0)
 
 
 @pytest.mark.parametrize("mix", [{"guide": -1}, {"guide": 0, "words": 0, "talk": 0}, {"widen": 0}])

@@ -24,6 +24,9 @@ def evaluate(
         Path | None,
         typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm."),
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the figures into the bundle's model card and renew its checksums.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")] = False,
     debug: Debug = False,
@@ -47,6 +50,10 @@ def evaluate(
 
             model, processor = load_bundle(bundle, device=device)
             figures = measure(model, processor, limit=limit, seed=seed, page=page_folder)
+            if card:
+                from vlm.card import write_card
+
+                write_card(model, bundle_path(bundle), figures, limit=limit, seed=seed)
             if figures_file is not None:
                 figures_file.write_text(
                     json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8"

@@ -15,7 +15,8 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 log = logging.getLogger(__name__)
+
+RECORD = "training.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Task(Protocol):
         """The weights, and any buffers that training moves."""
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """Those of the module's two-dimensional weights that map hidden rows to hidden rows."""
+        """Those of the module's weights that map hidden rows to hidden rows; (out, in, …), convolutions among them."""
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         """Batches from number `start` on; a batch depends on its number (and the process) alone."""
@@ -100,7 +103,10 @@ class Task(Protocol):
         """Figures on held-out data; may write sample pictures into the folder."""
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """Write the trained weights into the folder, in the form that their users load."""
+        """Write the trained weights into the folder, in the form that their users load; `RECORD` is there already."""
+
+    def settings_record(self) -> dict[str, Any]:
+        """The settings of the run that are not the defaults, as plain values by dotted name."""
 
 
 class _Step(nn.Module):
@@ -123,13 +129,13 @@ def rate_at(settings: TrainSettings, step: int, progress: float) -> float:
 
 
 def _optimizers(weights: list[nn.Parameter], task: Task, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon (Jordan et al. 2024, with the rate of arXiv 2502.16982) for hidden matrices."""
+    """AdamW for all weights, or Muon for hidden matrices and AdamW for the rest."""
     chosen: list[nn.Parameter] = []
     if settings.optimizer == "muon":
         trained = {id(weight) for weight in weights}
         chosen = [weight for weight in task.hidden_matrices() if id(weight) in trained]
-    others = {id(weight) for weight in weights} - {id(weight) for weight in chosen}
-    rest = [weight for weight in weights if id(weight) in others]
+    taken = {id(weight) for weight in chosen}
+    rest = [weight for weight in weights if id(weight) not in taken]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay, "factor": 1.0},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "factor": 1.0},
@@ -138,19 +144,43 @@ def _optimizers(weights: list[nn.Parameter], task: Task, settings: TrainSettings
         torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
     ]
     if chosen:
-        group = {"params": chosen, "factor": settings.matrix_rate}
-        rate, decay = settings.learning_rate, settings.weight_decay
-        made.append(torch.optim.Muon([group], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        made.append(_Muon(chosen, settings))
     return made
+
+
+class _Muon(torch.optim.Muon):
+    """Muon (Jordan et al. 2024) with the rate of arXiv 2502.16982; filters of a convolution are rows of a matrix."""
+
+    def __init__(self, weights: list[nn.Parameter], settings: TrainSettings) -> None:
+        self._weights = weights
+        # Views of the same storage: torch.optim.Muon takes nothing but matrices.
+        self._views = [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in weights]
+        super().__init__(
+            [{"params": self._views, "factor": settings.matrix_rate}],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, from the gradients of the weights themselves."""
+        for view, weight in zip(self._views, self._weights, strict=True):
+            view.grad = None if weight.grad is None else weight.grad.reshape(view.shape)
+        return super().step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the weights."""
+        for weight in self._weights:
+            weight.grad = None
+        super().zero_grad(set_to_none)
 
 
 def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True) -> nn.Module:
     """Train until the budget is spent; returns the averaged weights' module.
 
-    folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, the task's export. With `resume`, a
-    checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is an error.
-    Raises ValueError where a checkpoint is in the way, RuntimeError on a loss
-    that is not finite.
+    folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, `RECORD` and the task's export.
+    With `resume`, a checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is
+    an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss that is not finite.
     """
     on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(
@@ -166,21 +196,34 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
         raise ValueError(f"{checkpoint} exists; resume it, or choose another folder")
 
     step_module = _Step(task)
+    # On its device before the optimizers are made: Muon's hold views of the weights.
+    step_module = accelerator.prepare(step_module)
     weights = [p for p in step_module.parameters() if p.requires_grad]
     optimizers = [accelerator.prepare(one) for one in _optimizers(weights, task, settings)]
-    step_module = accelerator.prepare(step_module)
     inner = accelerator.unwrap_model(step_module).module
     averaged = AveragedModel(inner, multi_avg_fn=_average_fn(settings.average), use_buffers=False)
 
     step, spent = 0, 0.0
+    history: list[dict[str, Any]] = []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
         inner.load_state_dict(state["module"])
         averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, spent = state["step"], state["spent"]
+        step, spent, history = state["step"], state["spent"], state.get("history", [])
         log.info("resumed at step %d after %.1f minutes", step, spent / 60)
+
+    begun = (step, spent)
+    phase = {"settings": task.settings_record(), "hardware": _hardware(accelerator), "torch": str(torch.__version__)}
+    if history and all(history[-1][key] == value for key, value in phase.items()):
+        last = history.pop()
+        begun = (step - last["steps"], spent - 60 * last["minutes"])
+
+    def record() -> list[dict[str, Any]]:
+        """What the weights went through: one entry for each run of other settings, the last one up to now."""
+        now = {"steps": step - begun[0], "minutes": round((spent - begun[1]) / 60, 2), "date": f"{date.today()}"}
+        return [*history, phase | now]
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -192,7 +235,7 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
                     "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                     "step": step,
                     "spent": spent,
-                    "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()},
+                    "history": record(),
                 },
             )
 
@@ -255,9 +298,20 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
     save()
     final = _averaged_copy(averaged, inner)
     if accelerator.is_main_process:
+        (folder / RECORD).write_text(json.dumps(record(), indent=2) + "\n", encoding="utf-8")
         task.export(final, folder)
     accelerator.wait_for_everyone()
     return final
+
+
+def _hardware(accelerator: Accelerator) -> str:
+    """What the run computes on, in words that name no machine."""
+    if accelerator.device.type == "cuda":
+        kind = torch.cuda.get_device_name(accelerator.device)
+    else:
+        kind = f"{accelerator.device.type.upper()}, {torch.get_num_threads()} threads"
+    several = accelerator.num_processes
+    return f"{several} x {kind}" if several > 1 else kind
 
 
 def _average_fn(decay: float) -> Any:

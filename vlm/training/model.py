@@ -5,6 +5,7 @@ The image tokenizer is frozen; pictures are encoded as they come. Knows the stre
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,11 +28,12 @@ from vlm.evaluation import compare_guides
 from vlm.flatpack.style import HOUSE
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
+from vlm.settings import differences, without_paths
 from vlm.stream import Conversation
 from vlm.text_tokenizer import train_text_tokenizer
 from vlm.training.cache import ConversationCache, weights_hash
 from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
-from vlm.training.loop import TrainSettings
+from vlm.training.loop import RECORD, TrainSettings
 from vlm.training.tokenizer import load_tokenizer
 
 
@@ -218,6 +220,10 @@ class ModelTask:
         )
         return HartVLM(config), StreamProcessor(text_tokenizer, config, background=HOUSE.background)
 
+    def settings_record(self) -> dict[str, Any]:
+        """See `vlm.training.loop.Task`."""
+        return without_paths(differences(self.settings), ("tokenizer", "initial", "cache"))
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights between hidden rows, which the "muon" optimizer takes: the towers' layers."""
         stacks = (self.module.text.model.layers, self.module.image.layers)
@@ -311,7 +317,14 @@ class ModelTask:
                     "set tokenizer=FOLDER to that one"
                 )
         module.image_tokenizer.load_state_dict(current.state_dict())
-        save_bundle(module, self.processor, folder / "bundle")
+        record = {"tokenizer": _read_record(Path(self.settings.tokenizer)), "model": _read_record(folder)}
+        save_bundle(module, self.processor, folder / "bundle", record)
+
+
+def _read_record(folder: Path) -> list[dict[str, Any]]:
+    """What a training run wrote about itself; nothing where the weights came from elsewhere."""
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 @lru_cache(maxsize=1)

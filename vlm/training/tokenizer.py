@@ -27,6 +27,7 @@ from vlm.flatpack.product import sample_product
 from vlm.flatpack.render import render
 from vlm.flatpack.style import HOUSE, random_style
 from vlm.pictures import psnr, to_images, to_tensor
+from vlm.settings import differences, without_paths
 from vlm.training.loop import TrainSettings
 
 
@@ -102,9 +103,13 @@ class TokenizerTask:
         else:
             self.module = TrainedTokenizer(config)
 
+    def settings_record(self) -> dict[str, Any]:
+        """See `vlm.training.loop.Task`."""
+        return without_paths(differences(self.settings), ("decoder_of",))
+
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """None: convolutions are no matrices."""
-        return []
+        """The wide convolutions: not those that read or write pixels and latents."""
+        return [weight for weight in self.module.parameters() if weight.ndim == 4 and min(weight.shape[:2]) >= 64]
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         data = _Pictures(self.settings, start, batch_size, rank, world)

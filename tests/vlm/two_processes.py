@@ -1,0 +1,83 @@
+"""Started by torchrun: trains a line and a tiny tokenizer into the folder given, on however many processes.
+
+argv: the folder, and the batch size of each process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from hart.tokenizer import TokenizerConfig
+from vlm.training.loop import TrainSettings, train
+from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
+
+TINY = TokenizerConfig(
+    channels=8,
+    vocab_size=64,
+    encoder_widths=(16, 16, 32),
+    decoder_widths=(16, 16, 32),
+    encoder_blocks=(1, 1, 1),
+    decoder_blocks=(1, 1, 1),
+    groups=8,
+)
+
+
+class Line:
+    """Fits a line to samples that depend on their number alone."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.module = nn.Linear(4, 1)
+
+    def settings_record(self) -> dict[str, Any]:
+        return {}
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        return []
+
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Tensor]:
+        while True:
+            first = (start * world + rank) * batch_size
+            yield torch.cat(
+                [torch.randn(1, 4, generator=torch.Generator().manual_seed(first + i)) for i in range(batch_size)]
+            )
+            start += 1
+
+    def loss(
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        loss = (module(batch) - batch.sum(1, keepdim=True)).square().mean()
+        return loss, {"loss": float(loss.detach())}
+
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        return {}
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        torch.save(module.state_dict(), folder / "line.pt")
+
+
+def main(folder: Path, batch_size: int) -> None:
+    settings = TrainSettings(
+        steps=20, batch_size=batch_size, learning_rate=1e-2, warmup=2, precision="no", device="cpu", log_every=1
+    )
+    line: Any = Line()
+    train(line, settings, folder / "line")
+    assert PartialState().num_processes == int(os.environ["WORLD_SIZE"])
+    settings = replace(settings, learning_rate=2e-3, validate_every=100)
+    tiny = TokenizerSettings(tokenizer=TINY, train=settings, other_styles=0.0, workers=0)
+    task = TokenizerTask(tiny)
+    task.validate = lambda module, folder, step: {}  # type: ignore[method-assign]
+    train(task, settings, folder / "tokenizer")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
