@@ -83,3 +83,13 @@ def test_bad_samples_are_refused() -> None:
 
 def test_sampling_is_determined_by_its_generator() -> None:
     assert sample_product(random.Random(9)) == sample_product(random.Random(9))
+
+
+def test_unknown_names_are_refused() -> None:
+    lamp = sample_product(random.Random(0), "any", "lamp")
+    with pytest.raises(ValueError, match="a lamp has the attributes size, shade, pole"):
+        lamp.replace(legs="turned")
+    with pytest.raises(ValueError, match="pole is one of straight, turned"):
+        lamp.replace(pole="bent")
+    with pytest.raises(ValueError, match="unknown family 'sofa'"):
+        make_product("sofa", size="small")

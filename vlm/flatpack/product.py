@@ -144,10 +144,16 @@ def choices(family: str) -> dict[str, tuple[str, ...]]:
 
 
 def make_product(family: str, **values: str) -> Product:
-    """A product from keyword attributes; all must be given. What has no effect takes its first value."""
+    """A product from keyword attributes; all must be given. What has no effect takes its first value.
+
+    Raises ValueError for an unknown family, name or value.
+    """
+    if family in FAMILIES and set(values) != set(choices(family)):
+        raise ValueError(f"a {family} has the attributes {', '.join(choices(family))}; got {', '.join(sorted(values))}")
     if family == "chair" and values.get("back") == "curved":
         values["count"] = choices(family)["count"][0]
-    return Product(family, tuple((name, values[name]) for name in choices(family)))
+    names = choices(family) if family in FAMILIES else values
+    return Product(family, tuple((name, values[name]) for name in names))
 
 
 def sample_product(rng: random.Random, split: str = "train", family: str | None = None, **fixed: str) -> Product:
