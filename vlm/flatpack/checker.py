@@ -37,7 +37,7 @@ LUMA_CHROMA = np.array(  # RGB → brightness and two colour differences, all in
 )
 TOLERANCE = 32.0  # levels by which a pixel may leave the range of colours of its true neighbourhood
 # Levels by which one cluster of pixels may do so in all. Measured: JPEG q80 at most 5; of 259 extra parts those that no
-# named fault explains, at least 889. In between lie the round trips of a tokenizer at 27 dB (99 % within 157); up to 400
+# named fault explains, at least 889. Between them lie round trips of a tokenizer at 27 dB (99 % within 157); up to 400
 # the threshold decides none of them.
 EXCESS = 150.0
 NUMBERS = range(1, 7)
