@@ -20,7 +20,7 @@ from vlm.checksums import verify_checksums
 from vlm.errors import UserError
 from vlm.training.conversations import world_text
 from vlm.training.loop import TrainSettings, rate_at, train
-from vlm.training.model import MixSettings, ModelSettings, ModelTask, TowerSettings
+from vlm.training.model import WIDER, MixSettings, ModelSettings, ModelTask, TowerSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
 
 TINY = TokenizerConfig(
@@ -197,7 +197,7 @@ def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer,
     train(quick(ModelTask(settings)), settings.train, tmp_path / "killed")
     killed, whole = (losses(tmp_path / name) for name in ("killed", "whole"))
     assert killed == whole and len(whole) == 4
-    assert any("text_talk" in row for row in whole) and any("code_guide" in row for row in whole)
+    assert any("code_guide" in row for row in whole) and any("code_guide" not in row for row in whole)
     assert (tmp_path / "whole" / "bundle" / "model.safetensors").exists()
 
 
@@ -251,7 +251,7 @@ def test_a_cached_run_follows_the_same_curve_and_draws_nothing(tiny_tokenizer, t
     monkeypatch.setattr(training_model, "conversation_sample", lambda *a, **k: drawn.append(a) or real(*a, **k))
     train(quick(ModelTask(settings)), settings.train, tmp_path / "second")
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
-    assert len(drawn) in (QUICK.batch_size, QUICK.batch_size * settings.mix.widen)
+    assert len(drawn) in {QUICK.batch_size * wider for wider in WIDER.values()}
 
 
 def test_a_bundle_tells_how_it_was_trained_and_the_card_says_so(tiny_tokenizer, tmp_path):
@@ -288,7 +288,7 @@ def test_a_bundle_tells_how_it_was_trained_and_the_card_says_so(tiny_tokenizer, 
         write_card(task.module, bundle, {}, limit=1, seed=0)
 
 
-@pytest.mark.parametrize("mix", [{"guide": -1}, {"guide": 0, "words": 0, "talk": 0}, {"widen": 0}])
+@pytest.mark.parametrize("mix", [{"guide": -1}, {"guide": 0, "words": 0, "talk": 0, "chat": 0}])
 def test_a_mix_of_nothing_is_refused(mix):
     with pytest.raises(ValueError, match="the mix needs shares"):
         MixSettings(**mix)

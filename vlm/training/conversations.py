@@ -31,7 +31,7 @@ from vlm.flatpack.render import render, visible_stages
 from vlm.flatpack.style import HOUSE, Style
 from vlm.flatpack.upload import photograph
 
-KINDS = ("guide", "words", "talk")
+KINDS = ("guide", "words", "talk", "chat")
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,18 @@ class Sample:
 
 
 def conversation_sample(number: int, size: int, seed: int, split: str = "train", kind: str = "guide") -> Sample:
-    """Sample `number` of a kind: an illustrated guide, a guide's words without pictures, or short talk (see `talk`).
+    """Sample `number` of a kind: an illustrated guide, a guide's words without pictures, one turn, or several.
 
     Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}; got {kind!r}")
     rng = random.Random(f"{seed}:{number}:{split}:{kind}")
-    if kind == "talk":
-        return sample_of(talk(rng, split), size, rng)
     product = sample_product(rng, split)
+    if kind == "talk":
+        return sample_of([talk(product, rng)], size, rng)
+    if kind == "chat":
+        return sample_of(chat(product, rng, split), size, rng)
     prompt = make_prompt(product, rng)
     turns = [guide_turn(product, prompt.text, prompt.stated, rng)]
     if rng.random() < (0.3 if kind == "words" else 0.05):
@@ -63,20 +65,19 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
     return sample_of(turns, size, rng)
 
 
-def talk(rng: random.Random, split: str = "train") -> list[Turn]:
-    """One to five turns without a whole guide: pictures, questions, next steps, changes, pleasantries, refusals."""
-    kind = rng.random()
-    product = sample_product(rng, split)
-    if kind < 0.35:
-        return [draw_turn(product, rng)]
-    if kind < 0.55:
-        return [picture_question(product, rng)]
-    if kind < 0.70:
+def talk(product: Product, rng: random.Random) -> Turn:
+    """One turn that is no guide: a picture, a question about an upload, a next step, a pleasantry, a refusal."""
+    chance = rng.random()
+    if chance < 0.48:
+        return draw_turn(product, rng)
+    if chance < 0.72:
+        step = rng.randrange(len(stages(product)) + 1)
+        shown = (Shown(product, step, upload=True),)
+        return question_turn(product, step, visible_stages(product, step), rng, shown)
+    if chance < 0.92:
         step = rng.randrange(len(stages(product)) + (rng.random() < 0.3))
-        return [next_turn(product, step, rng, stated=rng.random() < 0.7)]
-    if kind < 0.76:
-        return [outside_turn(rng) if rng.random() < 0.5 else talk_turn(rng)]
-    return chat(product, rng, split)
+        return next_turn(product, step, rng, stated=rng.random() < 0.7)
+    return outside_turn(rng) if rng.random() < 0.5 else talk_turn(rng)
 
 
 def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
@@ -94,12 +95,6 @@ def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
         else:
             turns.append(talk_turn(rng, product) if rng.random() < 0.7 else outside_turn(rng, product))
     return turns
-
-
-def picture_question(product: Product, rng: random.Random) -> Turn:
-    """A question about a picture that the user sends."""
-    step = rng.randrange(len(stages(product)) + 1)
-    return question_turn(product, step, visible_stages(product, step), rng, (Shown(product, step, upload=True),))
 
 
 def sample_of(turns: Sequence[Turn], size: int, rng: random.Random, style: Style = HOUSE) -> Sample:

@@ -68,22 +68,26 @@ class TowerSettings:
 class MixSettings:
     """Shares of the batches of each kind, see `conversation_sample`; they need not add up to 1.
 
-    A conversation of words or talk costs a fraction of an illustrated guide, so its batches hold `widen` times as many.
+    All conversations of a batch are of one kind, and so of like lengths: attention is padded to the longest.
     """
 
     guide: float = 0.45
     words: float = 0.1
-    talk: float = 0.45
-    widen: int = 4
+    talk: float = 0.3
+    chat: float = 0.15
 
     def __post_init__(self) -> None:
         shares = self.shares()
-        if min(shares) < 0 or not sum(shares) or self.widen < 1:
-            raise ValueError(f"the mix needs shares of at least 0, one of them above, and widen ≥ 1; got {self}")
+        if min(shares) < 0 or not sum(shares):
+            raise ValueError(f"the mix needs shares of at least 0 and one of them above; got {self}")
 
     def shares(self) -> tuple[float, ...]:
         """In the order of `KINDS`."""
-        return self.guide, self.words, self.talk
+        return tuple(getattr(self, kind) for kind in KINDS)
+
+
+WIDER = {"guide": 1, "words": 4, "talk": 4, "chat": 2}
+"""How many times the batch size a batch of each kind holds: a turn costs a fraction of an illustrated guide."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class _Batches(IterableDataset):
             place = batch * self.world + self.rank
             # By the batch's number alone: every process takes the same kind at a time.
             kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, mix.shares())[0]
-            count = self.batch_size if kind == "guide" else self.batch_size * mix.widen
+            count = self.batch_size * WIDER[kind]
             name = f"{kind}-{count}-{place:08d}"
             encoded = self.cache.load(name) if self.cache else None
             samples = [] if encoded else [
@@ -287,7 +291,7 @@ class ModelTask:
         sums: dict[str, float] = {}
         rounds = 2
         for kind in KINDS:
-            count = 8 if kind == "guide" else 24
+            count = 6 * WIDER[kind]
             for number in range(rounds):
                 samples = [
                     conversation_sample(number * count + i, self.processor.resolution, 1234, "held_out", kind)
