@@ -288,8 +288,15 @@ class ModelTask:
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
         """Losses on held-out conversations, teacher-forced; writes guides.png, drawn beside true."""
         assert isinstance(module, HartVLM)
+        sheet, figures = compare_guides(module, self.processor, count=4, seed=77)
+        sheet.save(folder / "guides.png")
+        return self.held_out_losses(module, rounds=2) | figures
+
+    @torch.no_grad()
+    def held_out_losses(self, module: nn.Module, rounds: int) -> dict[str, float]:
+        """Mean losses and accuracies by kind over `rounds` batches of each, teacher-forced."""
+        assert isinstance(module, HartVLM)
         sums: dict[str, float] = {}
-        rounds = 2
         for kind in KINDS:
             count = 6 * WIDER[kind]
             for number in range(rounds):
@@ -302,9 +309,7 @@ class ModelTask:
                 for key, value in metrics.items():
                     if key not in ("total", "samples"):
                         sums[key] = sums.get(key, 0.0) + value / rounds
-        sheet, figures = compare_guides(module, self.processor, count=4, seed=77)
-        sheet.save(folder / "guides.png")
-        return sums | figures
+        return sums
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write a bundle into folder/bundle, with the decoder that the tokenizer's folder holds now.
