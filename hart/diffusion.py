@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hart.sampler import TRAINING_STEPS, NoiseSchedule, ResidualSampler
+from hart.sampler import TRAINING_STEPS, NoiseSchedule, ResidualSampler, Sampler
 
 NORM_EPS = 1e-6
 FREQUENCIES = 128
@@ -134,6 +134,7 @@ def sample_residual(
     generator: torch.Generator | None = None,
     noises: Iterable[Tensor] | None = None,
     steps: int = 8,
+    sampler: Sampler | None = None,
     temperature: float = 1.0,
     unconditional: Tensor | None = None,
     guidance: float = 0.0,
@@ -142,10 +143,11 @@ def sample_residual(
     units.
 
     Give either ``generator`` (draws on its own device) or ``noises``: recorded draws, first the start, then
-    one per step, each with at least N rows of C. temperature scales every draw but the start. guidance t
-    combines predicted noises as (1 + t) · conditional - t · ``unconditional``; its neutral value is 0, which
-    needs no ``unconditional``. Both branches see the conditional branch's state, and the variance is the
-    conditional's own (HART). Raises ValueError.
+    one per step, each with at least N rows of C. sampler: in the place of the release's, which takes ``steps``
+    steps. temperature scales every draw but the start. guidance t combines predicted noises as
+    (1 + t) · conditional - t · ``unconditional``; its neutral value is 0, which needs no ``unconditional``.
+    Both branches see the conditional branch's state, and the variance is the conditional's own (HART).
+    Raises ValueError.
     """
     _check(head, condition)
     if (generator is None) == (noises is None):
@@ -155,7 +157,7 @@ def sample_residual(
     flat = condition.reshape(-1, head.condition_width)
     shape = (len(flat), head.channels)
     draws = _recorded(noises, shape) if noises is not None else _drawn(generator, shape)
-    sampler = ResidualSampler(steps)
+    sampler = sampler or ResidualSampler(steps)
     x = sampler.prior(next(draws).to(flat.device))
     for i in sampler.timesteps():
         number = torch.full(shape[:1], sampler.network_step(i), device=flat.device)

@@ -88,6 +88,15 @@ class MultiScaleQuantizer(nn.Module):
             shared_convolution_index(k, schedule.count, shared_convs) for k in range(schedule.count)
         )
 
+    def with_schedule(self, schedule: ScaleSchedule) -> MultiScaleQuantizer:
+        """The same codebook and convolutions, shared and not copied, over other scales: another size."""
+        if schedule == self.schedule:
+            return self
+        with torch.device("meta"):
+            other = MultiScaleQuantizer(self.vocab_size, self.channels, schedule, len(self.convolutions))
+        other.embedding, other.convolutions = self.embedding, self.convolutions
+        return other
+
     def nearest(self, rows: Tensor) -> Tensor:
         """(…, C) → (…) int64: the code at the smallest squared Euclidean distance."""
         book = self.embedding.weight.detach().float()
@@ -112,8 +121,14 @@ class MultiScaleQuantizer(nn.Module):
         ``hybrid`` omits the residual convolution at the last scale.
         """
         self._check_codes(codes, scale)
+        return self.accumulate_embedded(f_hat, self.embed(codes), scale, hybrid=hybrid)
+
+    def accumulate_embedded(
+        self, f_hat: Tensor, embedded: Tensor, scale: int, *, hybrid: bool = True
+    ) -> Tensor:
+        """The same for vectors (B, p_k², C) in the place of codes, such as averages of several codes'."""
         with _float32(f_hat):
-            h = _to_grid(self.embed(codes), self.schedule.sides[scale])
+            h = _to_grid(embedded, self.schedule.sides[scale])
             if self.schedule.sides[scale] != self.schedule.last:
                 h = F.interpolate(h, size=(self.schedule.last,) * 2, mode="bicubic")
             if not (hybrid and scale == self.schedule.count - 1):

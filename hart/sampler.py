@@ -10,8 +10,10 @@ Shapes: N tokens, C channels; T kept steps, numbered from 0 (nearly clean) to T-
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -104,6 +106,22 @@ class NoiseSchedule:
         return divergence / math.log(2)
 
 
+class Sampler(Protocol):
+    """What a reverse diffusion must offer to run in the loop of :func:`hart.diffusion.sample_residual`."""
+
+    def prior(self, noise: Tensor) -> Tensor:
+        """The start, from (N, C) standard normal noise."""
+
+    def timesteps(self) -> Iterable[int]:
+        """Steps in the order of sampling."""
+
+    def network_step(self, step: int) -> int:
+        """The number, among the 1000 of training, that the network is told at ``step``."""
+
+    def step(self, x: Tensor, step: int, noise: Tensor, fraction: Tensor, draw: Tensor) -> Tensor:
+        """From ``step`` to the next: state, predicted noise, variance fraction, a fresh draw, all (N, C)."""
+
+
 class ResidualSampler:
     """Prior, timesteps, step: one reverse diffusion over ``steps`` kept steps. Raises ValueError below 2
     steps.
@@ -137,4 +155,4 @@ class ResidualSampler:
 
 def _rows(table: np.ndarray, steps: Tensor) -> Tensor:
     """Entries of a float64 table at (N,) steps → (N, 1) float32."""
-    return torch.from_numpy(table).to(device=steps.device, dtype=torch.float32)[steps][:, None]
+    return torch.from_numpy(table).float().to(steps.device)[steps][:, None]

@@ -108,6 +108,24 @@ def test_guidance_neutral_value_is_zero(head, condition):
     torch.testing.assert_close(same, plain, atol=1e-4, rtol=0)
 
 
+def test_another_sampler_takes_the_place_of_the_releases(head, condition):
+    class Deterministic(ResidualSampler):
+        """DDIM: the clean residual is guessed, then noised again by the same noise."""
+
+        def step(self, x, step, noise, fraction, draw):
+            steps = torch.full(x.shape[:1], step)
+            clean = self.schedule.clean(x, steps, noise)
+            return clean if step == 0 else self.schedule.corrupt(clean, steps - 1, noise)
+
+    noises = [torch.randn(8, 3, generator=seeded(i)) for i in range(5)]
+    first = sample_residual(head, condition, noises=noises, sampler=Deterministic(4))
+    assert first.shape == (2, 4, 3) and first.abs().max() <= 1
+    # Only the start matters to it.
+    others = [noises[0], *(torch.randn(8, 3, generator=seeded(9)) for _ in range(4))]
+    assert torch.equal(first, sample_residual(head, condition, noises=others, sampler=Deterministic(4)))
+    assert not torch.allclose(first, sample_residual(head, condition, noises=noises, steps=4))
+
+
 def test_loss_reaches_the_condition_and_every_weight(head, condition):
     condition.requires_grad_()
     residual_loss(head, torch.zeros(2, 4, 3), condition, seeded()).backward()
