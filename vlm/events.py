@@ -5,7 +5,7 @@ Knows no model. Command line, demo and server consume these and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,7 +59,33 @@ class Finished:
     conversation: Conversation
 
 
-Event = TextDelta | ImageStarted | ImagePreview | ImageDone | Finished
+@dataclass(frozen=True)
+class ContextTrimmed:
+    """First of an answer's events where the conversation has grown too long: the model no longer sees these turns.
+
+    left: numbers of the turns (from 0) that leave with this answer, oldest first. They stay in the conversation and in
+    what is saved of it.
+    """
+
+    left: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LoadedFromMessages:
+    """First of the events after a conversation was loaded that another model had: its texts and pictures were read
+    anew, so it goes on, but does not replay to the bit.
+
+    saved, model: fingerprints of the model that wrote it and of the one that reads it.
+    """
+
+    saved: str
+    model: str
+
+
+Event = TextDelta | ImageStarted | ImagePreview | ImageDone | Finished | ContextTrimmed | LoadedFromMessages
+
+Events = Generator[Event, None, None]
+"""A running answer. Close it (`contextlib.closing`) where it may not be read to its end."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList
 
+from hart.tokens import HybridTokens
 from vlm.events import Event, Finished, ImageDone, ImagePreview, ImageStarted, Reason, TextDelta
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor, to_picture
@@ -52,60 +53,77 @@ def _events(
     options: GenerationOptions,
     cancel: threading.Event,
 ) -> Iterator[Event]:
-    config = model.config
     session = StreamSession(model)
     try:
-        generator = torch.Generator().manual_seed(options.seed)
-        structure = LogitsProcessorList([StructureProcessor(processor.tokenizer, config)])
-        text = TextAssembler(processor)
-        answer: list[int] = []
-        pictures = 0
-        reason: Reason = "length"
-        logits = session.feed(prompt)
-        room = config.text_tower.max_position_embeddings - len(config.scales) - 2
-        while len(answer) - pictures < options.max_new_tokens and session.position < room:
-            if cancel.is_set():
-                reason = "cancelled"
-                break
-            so_far: Any = torch.tensor([answer], dtype=torch.long)
-            scores = structure(so_far, logits.float())
-            index = int(draw(scores, options.text_warpers(), generator))
-            if index == config.turn_end_id:
-                session.end_turn(index)
-                reason = "stop"
-                break
-            if index != config.boi_id:
-                answer.append(index)
-                if delta := text.add(index):
-                    yield TextDelta(delta)
-                logits = session.text(index)
-                continue
-            if delta := text.flush():
-                yield TextDelta(delta)
-            cancelled = yield from _picture(model, session, options, generator, cancel, pictures)
-            if cancelled:
-                reason = "cancelled"
-                break
-            answer += [config.boi_id, config.eoi_id]
-            pictures += 1
-            logits = session.last_logits
-        if delta := text.flush():
-            yield TextDelta(delta)
+        reason = yield from answer_events(session, processor, session.feed(prompt), options, cancel)
         conversation = session.conversation()
     finally:
         session.close()
     yield Finished(reason, conversation)
 
 
-def _picture(
-    model: HartVLM,
+def answer_events(
+    session: StreamSession,
+    processor: StreamProcessor,
+    logits: torch.Tensor,
+    options: GenerationOptions,
+    cancel: threading.Event,
+    generator: torch.Generator | None = None,
+) -> Generator[Event, None, Reason]:
+    """Write an answer into a session that was fed its prompt; yields all events but `Finished`, returns its reason.
+
+    logits: (1, text vocab), what `session.feed` returned. generator: of all draws, by default made of the seed. The
+    session stays open.
+    """
+    model = session.model
+    config = model.config
+    generator = generator or torch.Generator().manual_seed(options.seed)
+    structure = LogitsProcessorList([StructureProcessor(processor.tokenizer, config)])
+    text = TextAssembler(processor)
+    answer: list[int] = []
+    pictures = 0
+    reason: Reason = "length"
+    room = config.text_tower.max_position_embeddings - len(config.scales) - 2
+    while len(answer) - pictures < options.max_new_tokens and session.position < room:
+        if cancel.is_set():
+            reason = "cancelled"
+            break
+        so_far: Any = torch.tensor([answer], dtype=torch.long)
+        scores = structure(so_far, logits.float())
+        index = int(draw(scores, options.text_warpers(), generator))
+        if index == config.turn_end_id:
+            session.end_turn(index)
+            reason = "stop"
+            break
+        if index != config.boi_id:
+            answer.append(index)
+            # First into the stream, then to the reader: an answer that is cut off holds all that was shown of it.
+            logits = session.text(index)
+            if delta := text.add(index):
+                yield TextDelta(delta)
+            continue
+        if delta := text.flush():
+            yield TextDelta(delta)
+        if (yield from picture_events(session, options, generator, cancel, pictures)):
+            reason = "cancelled"
+            break
+        answer += [config.boi_id, config.eoi_id]
+        pictures += 1
+        logits = session.last_logits
+    if delta := text.flush():
+        yield TextDelta(delta)
+    return reason
+
+
+def picture_events(
     session: StreamSession,
     options: GenerationOptions,
     generator: torch.Generator,
     cancel: threading.Event,
     index: int,
 ) -> Generator[Event, None, bool]:
-    """The events of one picture; returns True when cancelled on the way."""
+    """Draw one span into a session; yields the events of picture `index`, returns True when cancelled on the way."""
+    model = session.model
     scales = len(model.config.scales)
     yield ImageStarted(index, scales)
     if cancel.is_set():
@@ -116,9 +134,14 @@ def _picture(
         if cancel.is_set():
             return True
     tokens = session.last_tokens
-    latent = model.image_tokenizer.quantizer.latent(tokens.to(session.device))
-    yield ImageDone(index, _decode(model, latent), tokens)
+    yield ImageDone(index, decode_picture(model, tokens), tokens)
     return False
+
+
+@torch.no_grad()
+def decode_picture(model: HartVLM, tokens: HybridTokens) -> Image.Image:
+    """The RGB picture of its tokens (a batch of one), the same to the byte each time."""
+    return _decode(model, model.image_tokenizer.quantizer.latent(tokens.to(model.code_head.weight.device)))
 
 
 @torch.no_grad()

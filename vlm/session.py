@@ -21,7 +21,16 @@ from hart.tokens import HybridTokens
 from vlm.config import guidance_weights
 from vlm.model import HartVLM
 from vlm.sampling import GenerationOptions, draw
-from vlm.stream import Conversation, parse, round_residual, span_ids, span_tokens
+from vlm.stream import Conversation, parse, round_residual, span_ids, span_tokens, written
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in a session to come back to: rows in the cache, next position, pieces of stream so far."""
+
+    rows: int
+    position: int
+    pieces: int
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,7 @@ class StreamSession:
         self.model = model
         self._cache: DynamicCache | None = self._new_cache()
         self.position = 0
-        self.ids: list[Tensor] = []
-        self.residuals: list[Tensor] = []
-        self.assistant: list[Tensor] = []
+        self._pieces: list[Conversation] = []
 
     @property
     def device(self) -> torch.device:
@@ -70,11 +77,25 @@ class StreamSession:
 
     def conversation(self) -> Conversation:
         """All that was fed and generated, whole spans only."""
-        config = self.model.config
-        empty = torch.zeros(0, config.scales[-1] ** 2, config.latent_channels, dtype=torch.float16)
-        return Conversation(
-            torch.cat(self.ids), torch.cat([empty, *self.residuals]), torch.cat(self.assistant)
-        )
+        return Conversation.cat(self._pieces)
+
+    def pieces_since(self, mark: Mark) -> tuple[Conversation, ...]:
+        """What was fed or generated after `mark`, whole spans only; may be empty."""
+        return tuple(self._pieces[mark.pieces :])
+
+    def mark(self) -> Mark:
+        """The present place, for `rewind`."""
+        return Mark(self.length, self.position, len(self._pieces))
+
+    def rewind(self, mark: Mark) -> None:
+        """Forget all rows after `mark`, those of a span that was never finished included."""
+        if mark.rows == 0:
+            self._cache = self._new_cache()
+        else:
+            # A negative count: crop removes that many rows.
+            self.cache.crop(mark.rows - self.length)
+        self.position = mark.position
+        del self._pieces[mark.pieces :]
 
     def feed(self, conversation: Conversation) -> Tensor:
         """Run a whole conversation → the logits (1, text vocab) after its last id. Raises ValueError."""
@@ -90,9 +111,7 @@ class StreamSession:
                 self._picture_rows(tokens)
         if logits is None:
             raise ValueError("expected at least one id of text")
-        self.ids.append(conversation.ids)
-        self.residuals.append(conversation.residuals)
-        self.assistant.append(conversation.assistant)
+        self._pieces.append(conversation)
         return logits
 
     def text(self, index: int) -> Tensor:
@@ -125,12 +144,11 @@ class StreamSession:
             with torch.no_grad():
                 latent = quantizer.accumulate(latent, chosen.to(self.device), scale)
             yield DrawnScale(scale, chosen, latent)
-        tokens = HybridTokens(tuple(codes), self._residual(hidden, codes[-1], options, generator))
+        tokens = HybridTokens(tuple(codes), self.residual(hidden, codes[-1], options, generator))
         # A negative count: crop removes that many rows.
         self.cache.crop(-config.codes_per_picture)
         self._picture_rows(tokens)
-        self._record(span_ids(tokens, config))
-        self.residuals.append(tokens.residual)
+        self._record(span_ids(tokens, config), tokens.residual)
         self.last_tokens = tokens
         self.last_logits = self._text_rows(torch.tensor([config.eoi_id]))
 
@@ -185,10 +203,11 @@ class StreamSession:
         ).last_hidden_state
 
     @torch.no_grad()
-    def _residual(
+    def residual(
         self, hidden: Tensor, codes: Tensor, options: GenerationOptions, generator: torch.Generator
     ) -> Tensor:
-        """(1, p², W') and (1, p²) → (1, p², C) in latent units, rounded to the stored dtype, on the CPU."""
+        """Hidden states (1, p², W') and codes (1, p²) of the last scale → (1, p², C), a drawn residual in latent units,
+        rounded to the stored dtype, on the CPU."""
         config = self.model.config
         sample = sample_residual(
             self.model.residual_head,
@@ -202,6 +221,6 @@ class StreamSession:
     def _new_cache(self) -> DynamicCache:
         return DynamicCache(config=self.model.config.text_tower)
 
-    def _record(self, ids: Tensor) -> None:
-        self.ids.append(ids)
-        self.assistant.append(torch.ones(len(ids), dtype=torch.bool))
+    def _record(self, ids: Tensor, residual: Tensor | None = None) -> None:
+        # One append for ids and residual together, so that an interrupt never leaves one without the other.
+        self._pieces.append(written(ids, residual, self.model.config))

@@ -12,6 +12,7 @@ Shapes: N ids, T text rows, S spans, K scales, p side of the last, C channels.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,17 @@ class Conversation:
         digest = hashlib.sha256(self.ids.numpy().tobytes())
         digest.update(self.residuals.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @staticmethod
+    def cat(pieces: Sequence[Conversation]) -> Conversation:
+        """Pieces of stream, one after another. Raises ValueError when there is none."""
+        if not pieces:
+            raise ValueError("expected at least one piece of stream, got none")
+        return Conversation(
+            torch.cat([piece.ids for piece in pieces]),
+            torch.cat([piece.residuals for piece in pieces]),
+            torch.cat([piece.assistant for piece in pieces]),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors."""
@@ -124,6 +136,13 @@ def parse(conversation: Conversation, config: HartVLMConfig) -> Rows:
         drawn=conversation.assistant[spans],
         length=int(steps.sum()),
     )
+
+
+def written(ids: Tensor, residual: Tensor | None, config: HartVLMConfig, learnt: bool = True) -> Conversation:
+    """Ids (N,) as a piece of stream: text, or one whole span with its residual (1, p², C)."""
+    if residual is None:
+        residual = torch.zeros(0, config.scales[-1] ** 2, config.latent_channels, dtype=RESIDUAL_DTYPE)
+    return Conversation(ids, residual, torch.full((len(ids),), learnt))
 
 
 def span_ids(tokens: HybridTokens, config: HartVLMConfig) -> Tensor:
