@@ -65,6 +65,18 @@ def test_guide_streams_and_writes(fake, tmp_path):
     assert (guide.seed, guide.prompt, guide.model) == (3, "How do I build a blue stool?", "0123456789abcdef")
 
 
+def test_formats_are_chosen(fake, tmp_path):
+    done = runner.invoke(app, ["guide", "a stool", "-q", "--out", "g", "--format", "zip,md"])
+    assert done.exit_code == 0 and done.stdout.startswith("Wrote g/guide.md (3 steps")
+    assert sorted(left(tmp_path / "g")) == [
+        "guide.json", "guide.md", "guide.zip", "steps", "steps/01.png", "steps/02.png", "steps/03.png"
+    ]  # fmt: skip
+    done = runner.invoke(app, ["guide", "a stool", "-q", "--out", "g.html"])
+    assert done.exit_code == 0 and done.stdout.startswith("Wrote g.html (3 steps")
+    assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g", "g.html"]
+
+
 def test_quiet_says_only_where(fake):
     done = runner.invoke(app, ["guide", "a stool", "--quiet", "--out", "g"])
     assert done.stderr == "" and done.stdout.startswith("Wrote g/guide.html") and done.stdout.count("\n") == 1
@@ -95,6 +107,10 @@ def test_control_tokens_stay_text(fake, tmp_path):
         (["guide", "a stool", "--out", "full"], None, "exists and is not empty"),
         (["guide", "a stool", "--out", "full", "--force"], None, "does not replace"),
         (["guide", "a stool", "--out", "full/file"], None, "is a file"),
+        (["guide", "a stool", "--format", "docx"], None, "'docx' is unknown, expected some of html,pdf,md,json,zip"),
+        (["guide", "a stool", "--format", ""], None, "no format is named"),
+        (["guide", "a stool", "--out", "g.md"], None, "pictures beside it"),
+        (["guide", "a stool", "--out", "g.pdf", "--format", "html"], None, "is one pdf file"),
         (["train", "tokenizer", "--config", "none.yaml"], None, "cannot read the config"),
         (["train", "tokenizer", "--set", "train.stps=3"], None, "did you mean train.steps?"),
     ],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
+import resource
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,8 +17,10 @@ from PIL import Image
 
 from tests.guides import pictures, stool
 from vlm.errors import UserError
-from vlm.export import save_guide, to_html, to_markdown
+from vlm.export import FORMATS, parse_formats, save_guide, to_html, to_markdown, to_zip
+from vlm.export.folder import destination
 from vlm.files import output_file, output_folder
+from vlm.guide import Guide
 from vlm.png import PictureOrigin, read_origin, write_png
 
 HOSTILE = "<script>alert(1)</script> \"'&amp; {{ 7*7 }} [x](javascript:y) `c` *b* _i_ <img src=x onerror=y> |"
@@ -205,3 +210,114 @@ def test_a_read_only_place_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
         save_guide(stool(), pictures(), tmp_path / "g")
+
+
+PICTURES = ["steps/01.png", "steps/02.png", "steps/03.png"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "first", "files"),
+    [
+        (None, "guide.html", ["guide.html", "guide.json", "guide.md"]),
+        (("html",), "guide.html", ["guide.html", "guide.json"]),
+        (("json",), "guide.json", ["guide.json"]),
+        (("md", "pdf"), "guide.pdf", ["guide-letter.pdf", "guide.json", "guide.md", "guide.pdf"]),
+        (("zip",), "guide.zip", ["guide.json", "guide.zip"]),
+    ],
+)
+def test_a_folder_holds_the_formats_and_what_they_can_be_made_from(tmp_path, formats, first, files):
+    assert save_guide(stool(), pictures(), tmp_path / "g", formats) == tmp_path / "g" / first
+    assert sorted(tree(tmp_path / "g")) == files + PICTURES
+    assert Guide.load(tmp_path / "g") == stool()
+
+
+def test_the_zip_holds_every_form_and_its_bytes_depend_on_the_guide_alone(tmp_path):
+    save_guide(stool(), pictures(), tmp_path / "all", FORMATS)
+    files = tree(tmp_path / "all")
+    packed = files.pop("guide.zip")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+        assert archive.namelist() == sorted(files)
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    assert save_guide(stool(), pictures(), tmp_path / "one.zip") == tmp_path / "one.zip"
+    assert (tmp_path / "one.zip").read_bytes() == packed
+    assert to_zip(dict(reversed(files.items()))) == packed
+
+
+@pytest.mark.parametrize("name", ["g.html", "g.pdf", "G.PDF", "g.zip"])
+def test_one_file_by_its_ending(tmp_path, name: str):
+    assert save_guide(stool(), pictures(), tmp_path / name) == tmp_path / name
+    before = (tmp_path / name).read_bytes()
+    assert before[:4] in (b"<!do", b"%PDF", b"PK\x03\x04")
+    with pytest.raises(UserError, match="exists"):
+        save_guide(stool(title="New"), pictures(), tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    save_guide(stool(title="New"), pictures(), tmp_path / name, force=True)
+    assert (tmp_path / name).read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_targets_and_formats_that_do_not_go_together(tmp_path):
+    for name in ("g.md", "g.json"):
+        with pytest.raises(UserError, match="pictures beside it"):
+            save_guide(stool(), pictures(), tmp_path / name)
+    with pytest.raises(UserError, match="one pdf file"):
+        save_guide(stool(), pictures(), tmp_path / "g.pdf", ("html",))
+    with pytest.raises(UserError, match="format 'docx' is unknown"):
+        save_guide(stool(), pictures(), tmp_path / "g", ("html", "docx"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_are_a_list_in_words():
+    assert parse_formats(" PDF,html, pdf") == ("pdf", "html")
+    for text in ("", " , "):
+        with pytest.raises(UserError, match="no format is named, expected some of html,pdf,md,json,zip"):
+            parse_formats(text)
+
+
+def test_a_place_that_is_taken_is_known_before_the_guide_is(tmp_path):
+    (tmp_path / "g.pdf").write_text("x")
+    with pytest.raises(UserError, match="exists"), destination(tmp_path / "g.pdf"):
+        pytest.fail("entered")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are POSIX")
+@pytest.mark.parametrize("target", ["g", "g.pdf", "g.zip", "g.html"])
+@pytest.mark.parametrize("old", [False, True])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, target: str, old: bool):
+    formats = ("html", "md", "json", "zip") if target == "g" else None
+    if old:
+        save_guide(stool(), pictures(), tmp_path / target, formats)
+    before = tree(tmp_path)
+    noise = [Image.effect_noise((64, 64), 90 + number).convert("RGB") for number in range(3)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The pictures alone fit; a page of all three does not. As on a full disk, the write itself fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, hard))
+    try:
+        with pytest.raises(UserError, match="cannot write .*nothing was written") as caught:
+            save_guide(stool(title="New"), noise, tmp_path / target, formats, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_empty_lists_leave_no_headings():
+    bare = stool(parts=(), tools=(), description="", closing="")
+    page = Page(to_html(bare, [b""] * 3))
+    assert "kit" not in {attributes.get("class") for tag, attributes in page.tags}
+    assert "Parts" not in page.text and "Tools" not in page.text
+    text = to_markdown(bare)
+    assert "## Parts" not in text and "## Tools" not in text and text.count("![") == 3
+    assert "Parts" in to_markdown(stool(tools=())) and "Tools" in to_html(stool(parts=()), [b""] * 3)
+
+
+def test_control_characters_become_visible_and_directions_stay_inside():
+    page = Page(to_html(stool(title="a\x00b\x1b[31mc\ufffe\td\n e"), [b""] * 3))
+    assert "a\ufffdb\ufffd[31mc\ufffd d e" in page.text
+    free = [
+        attributes.get("class") for tag, attributes in page.tags
+        if tag in ("h1", "p") and attributes.get("class") not in (None, "closing") and attributes.get("dir") != "auto"
+    ]  # fmt: skip
+    assert free == []

@@ -91,7 +91,12 @@ def test_json_round_trip_gives_the_same_bytes():
 
 
 @pytest.mark.parametrize(
-    "image", ["/etc/passwd", "../01.png", "steps/../../x.png", "C:\\x.png", "http://x/1.png", ""]
+    "image",
+    [
+        "/etc/passwd", "/etc/x.png", "../01.png", "steps/../../x.png", "C:\\x.png", "http://x/1.png", "", ".png",
+        "a\0.png", "a\n.png", "<a>.png", "a.png/b.png", "guide.json/b.png", "guide.json", "~/.png", "./a.png",
+        ".hidden/a.png", "steps//a.png", "steps/", "x" * 300 + ".png",
+    ],  # fmt: skip
 )
 def test_a_picture_stays_in_the_guides_folder(image: str):
     steps = [step.model_dump() for step in stool().steps]
@@ -106,9 +111,31 @@ def test_steps_are_numbered_in_order_and_have_a_picture_each():
         stool(steps=steps[::-1])
     with pytest.raises(ValidationError, match="share one image"):
         stool(steps=[step | {"image": "a.png"} for step in steps])
-    for empty in ({"steps": ()}, {"parts": ()}, {"title": " "}, {"more": 1}):
+    with pytest.raises(ValidationError, match="share one image"):
+        stool(steps=[steps[0] | {"image": "a.png"}, steps[1] | {"image": "A.PNG"}, steps[2]])
+    for wrong in ({"steps": ()}, {"title": " "}, {"more": 1}, {"seed": 2**64}, {"title": "x" * 4001}):
         with pytest.raises(ValidationError):
-            stool(**empty)
+            stool(**wrong)
+
+
+def test_lists_of_parts_and_tools_may_be_empty():
+    bare = stool(parts=(), tools=())
+    assert Guide.model_validate_json(bare.to_json()) == bare
+    without = STOOL[: STOOL.index("## Parts")] + STOOL[STOOL.index("## Steps") :]
+    draft = parse_guide(without, COLOURS)
+    assert (draft.parts, draft.tools) == ((), ()) and len(draft.steps) == 3
+    assert draft.steps[0].parts_added == ()
+    tools_only = STOOL[: STOOL.index("## Parts")] + STOOL[STOOL.index("## Tools") :]
+    assert [tool.name for tool in parse_guide(tools_only).tools] == ["screwdriver", "screw"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("round blue seat", "x" * 4001), ("- screwdriver", "- " + "x" * 4001), ("6 x screw", "6 x " + "y" * 4001)],
+)
+def test_what_is_too_long_is_named_by_its_line(old: str, new: str):
+    with pytest.raises(GuideError, match=r"line \d+: got .*at most 4000 characters"):
+        parse_guide(STOOL.replace(old, new))
 
 
 def test_load_proves_the_pictures(tmp_path):
@@ -128,6 +155,17 @@ def test_load_proves_the_pictures(tmp_path):
     picture.symlink_to(tmp_path / "outside.png")
     with pytest.raises(UserError, match="leads out of"):
         Guide.load(tmp_path / "g")
+
+
+def test_load_opens_no_device_and_no_mountain(tmp_path):
+    (tmp_path / "guide.json").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is no file of at most"):
+        Guide.load(tmp_path)
+    (tmp_path / "guide.json").unlink()
+    with (tmp_path / "guide.json").open("wb") as stream:
+        stream.truncate(17 << 20)
+    with pytest.raises(UserError, match="is no file of at most"):
+        Guide.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "\x00\xff", '{"title": "T"}'])

@@ -25,6 +25,7 @@ MODEL_TYPE = "hart_vlm"
 MAX_SHARD_BYTES = 15_000_000
 MAX_BUNDLE_BYTES = 40_000_000
 MAX_HEADER_BYTES = 100_000_000
+_DEPTHS = ("_layers", "_depth", "_blocks")
 RECORD_FILE, CARD_FILE = "training.json", "README.md"
 SAID_FILES = (RECORD_FILE, CARD_FILE, CHECKSUMS_FILE)
 """What a bundle says about itself; no part of its fingerprint."""
@@ -78,7 +79,8 @@ def load_bundle(
     try:
         model = HartVLM.from_pretrained(folder, dtype=dtype or torch.float32, local_files_only=True)
         processor = StreamProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    # What reads configs and vocabularies of strangers raises what it likes, bare `Exception` included.
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"the bundle at {folder} cannot be loaded: {reason}; restore its files") from error
     _check_finite(model, folder)
@@ -129,13 +131,29 @@ def check_bundle(folder: Path) -> None:
     else:
         names = ["model.safetensors"]
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or not name.isprintable():
             raise UserError(f"{index} names {name!r}, expected a file beside it; restore the bundle's files")
-        check_safetensors(folder / name)
+    held = [check_safetensors(folder / name) for name in names]
+    _check_sizes(config, sum(tensors for tensors, _ in held), sum(size for _, size in held), folder / "config.json")
 
 
-def check_safetensors(path: Path) -> None:
-    """Raise `UserError` unless `path` is a safetensors file of just the length that its header promises."""
+def _check_sizes(value: object, tensors: int, size: int, path: Path, key: str = "") -> None:
+    """Refuse sizes that no model with so many tensors and bytes of weights can have: building one might never end."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_sizes(inner, tensors, size, path, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_sizes(inner, tensors, size, path, key)
+    elif isinstance(value, int) and abs(value) > (tensors if key.endswith(_DEPTHS) else size):
+        raise UserError(f"{path} has {key} {value:,}, more than its weights can hold; restore the bundle's files")
+
+
+def check_safetensors(path: Path) -> tuple[int, int]:
+    """The numbers of tensors and of bytes in a safetensors file.
+
+    Raises `UserError` unless it has just the length that its header promises.
+    """
     restore = "restore the bundle's files"
     try:
         size = path.stat().st_size
@@ -149,10 +167,11 @@ def check_safetensors(path: Path) -> None:
         expected = 8 + length + max(ends, default=0)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}), expected weights; {restore}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UserError(f"{path} has a damaged header, expected a safetensors file; {restore}") from error
     if size != expected:
         raise UserError(f"{path} has {size:,} bytes, its header promises {expected:,}; {restore}")
+    return len(ends), size
 
 
 def _check_finite(model: HartVLM, folder: Path) -> None:
@@ -187,7 +206,7 @@ def _json(path: Path) -> dict:
         raise UserError(
             f"cannot read {path} ({error.strerror}), expected a bundle's file; pass another --bundle"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}); restore the bundle's files") from error
     if not isinstance(value, dict):
         raise UserError(

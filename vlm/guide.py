@@ -23,7 +23,14 @@ PICTURE = "\ufffc"
 
 GUIDE_FILE = "guide.json"
 
+MAX_GUIDE_BYTES = 16 << 20
+MAX_STEPS = 999
+
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4000)]
+Sentences = Annotated[str, StringConstraints(max_length=20_000)]
+
+# Names that every system can hold, none of which is another's folder or one of the guide's own files.
+_IMAGE = re.compile(r"(?:[\w-][\w -]*/)*[\w-][\w .-]*\.png", re.IGNORECASE)
 
 
 class _Frozen(BaseModel):
@@ -46,20 +53,22 @@ class Tool(_Frozen):
 
 
 class Step(_Frozen):
-    """One step. `image` is a path with forward slashes, relative to the guide's file and not above it."""
+    """One step. `image` is the path of a PNG, with forward slashes, relative to the guide's file, not above it."""
 
-    number: int = Field(ge=1)
+    number: int = Field(ge=1, le=MAX_STEPS)
     text: Words
-    image: Words
-    alt: Words
-    parts_added: tuple[Words, ...] = ()
-    warnings: tuple[Words, ...] = ()
+    image: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    alt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20_000)]
+    parts_added: tuple[Words, ...] = Field(default=(), max_length=MAX_STEPS)
+    warnings: tuple[Words, ...] = Field(default=(), max_length=20)
 
     @model_validator(mode="after")
     def _image_stays_beside_the_guide(self) -> Step:
         path = PurePosixPath(self.image)
         if path.is_absolute() or ".." in path.parts or "\\" in self.image or ":" in self.image:
             raise ValueError(f"image {self.image!r} must be a relative path below the guide's own folder")
+        if not _IMAGE.fullmatch(self.image):
+            raise ValueError(f"image {self.image!r} must be a plain path such as steps/01.png")
         return self
 
 
@@ -67,13 +76,13 @@ class Guide(_Frozen):
     """An illustrated guide. Raises pydantic's `ValidationError` (a `ValueError`) if it is not whole."""
 
     title: Words
-    description: str = ""
-    parts: tuple[Part, ...] = Field(min_length=1)
-    tools: tuple[Tool, ...] = ()
-    steps: tuple[Step, ...] = Field(min_length=1)
-    closing: str = ""
+    description: Sentences = ""
+    parts: tuple[Part, ...] = Field(default=(), max_length=999)
+    tools: tuple[Tool, ...] = Field(default=(), max_length=999)
+    steps: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+    closing: Sentences = ""
     prompt: Words
-    seed: int
+    seed: int = Field(ge=-(2**63), lt=2**64)
     model: Words
     """Fingerprint of the weights that wrote and drew this."""
 
@@ -82,7 +91,8 @@ class Guide(_Frozen):
         numbers = [step.number for step in self.steps]
         if numbers != list(range(1, len(numbers) + 1)):
             raise ValueError(f"steps are numbered {numbers}, expected 1 to {len(numbers)} in order")
-        if len({step.image for step in self.steps}) < len(numbers):
+        # Some file systems hold "A.png" and "a.png" to be one.
+        if len({step.image.casefold() for step in self.steps}) < len(numbers):
             raise ValueError("two steps share one image, expected one picture for each step")
         return self
 
@@ -99,6 +109,11 @@ class Guide(_Frozen):
         path = Path(path)
         path = path / GUIDE_FILE if path.is_dir() else path
         try:
+            size = path.stat().st_size
+            if not path.is_file() or size > MAX_GUIDE_BYTES:
+                raise UserError(
+                    f"{path} is no file of at most {MAX_GUIDE_BYTES:,} bytes, expected a {GUIDE_FILE}"
+                )
             guide = cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror}), expected a {GUIDE_FILE}") from error
@@ -209,7 +224,8 @@ def parse_guide(text: str, colours: Collection[str] = ()) -> GuideDraft:
         # Title / a sentence / ## Parts / - 3 x turned red leg / ## Tools / - screwdriver /
         ## Steps / 1. Text. / <picture> / 2. … / <picture> / a closing line
 
-    where `<picture>` is `PICTURE` on a line of its own, exactly one after each step. A line after a step's
+    where `<picture>` is `PICTURE` on a line of its own, exactly one after each step. The sections of parts and
+    tools may be missing, not empty. A line after a step's
     text that begins with "Warning:" belongs to that step. The first word of a part's name that is among
     `colours` becomes its colour. Raises `GuideError` naming the line if the text is not of this form.
     """
@@ -221,10 +237,12 @@ def parse_guide(text: str, colours: Collection[str] = ()) -> GuideDraft:
     description = []
     while lines.rest and not lines.peek().startswith(("#", "- ")):
         description.append(_words(lines, "a sentence or '## Parts'"))
-    parts = tuple(_part(lines, item, colours) for item in _section(lines, "Parts"))
+    parts: tuple[Part, ...] = ()
+    if lines.peek() not in ("## Tools", "## Steps"):
+        parts = tuple(_part(lines, item, colours) for item in _section(lines, "Parts"))
     tools: tuple[Tool, ...] = ()
     if lines.peek() == "## Tools":
-        tools = tuple(_tool(item) for item in _section(lines, "Tools"))
+        tools = tuple(_tool(lines, item) for item in _section(lines, "Tools"))
 
     if lines.take("'## Steps'") != "## Steps":
         raise lines.fail("'## Steps'")
@@ -266,14 +284,20 @@ def _part(lines: _Lines, item: str, colours: Collection[str]) -> Part:
     if match is None or int(match["count"]) < 1:
         raise lines.fail("a counted part, '- 3 x red leg'")
     named = [word for word in re.findall(r"[\w-]+", match["name"].lower()) if word in colours]
-    return Part(count=int(match["count"]), name=match["name"], colour=named[0] if named else None)
+    try:
+        return Part(count=int(match["count"]), name=match["name"], colour=named[0] if named else None)
+    except ValidationError as error:
+        raise lines.fail(f"a part ({describe(error)})") from error
 
 
-def _tool(item: str) -> Tool:
+def _tool(lines: _Lines, item: str) -> Tool:
     match = _COUNTED.fullmatch(item)
-    if match is None or int(match["count"]) < 1:
-        return Tool(name=item)
-    return Tool(name=match["name"], count=int(match["count"]))
+    try:
+        if match is None or int(match["count"]) < 1:
+            return Tool(name=item)
+        return Tool(name=match["name"], count=int(match["count"]))
+    except ValidationError as error:
+        raise lines.fail(f"a tool ({describe(error)})") from error
 
 
 def _steps(lines: _Lines, parts: tuple[Part, ...]) -> Iterator[DraftStep]:

@@ -39,7 +39,8 @@ def load_settings(path: Path | str, kind: type[T], overrides: Sequence[str] = ()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the config {path} ({reason}); pass another --config") from error
-    except yaml.YAMLError as error:
+    # PyYAML lets out what Python says of an impossible date, an endless number or a bottomless nest.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -93,7 +94,7 @@ def _override(values: dict[str, Any], override: str, kind: Any) -> None:
         raise UserError(f"override {override!r} is not of the form section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"override {override!r}: the value is no YAML") from error
     nested: Any = value
     for key in reversed(keys):

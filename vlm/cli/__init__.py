@@ -11,8 +11,15 @@ import sys
 
 import typer
 
+from vlm.cli.adapt import adapt_app
+from vlm.cli.ask import ask
+from vlm.cli.chat import chat
+from vlm.cli.demo import demo
+from vlm.cli.doctor import doctor
+from vlm.cli.draw import draw
 from vlm.cli.evaluate import evaluate
 from vlm.cli.guide import guide
+from vlm.cli.hart import convert
 from vlm.cli.train import train_app
 
 app = typer.Typer(
@@ -23,9 +30,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("chat")(chat)
 app.command("guide")(guide)
+app.command("draw")(draw)
+app.command("ask")(ask)
+app.command("demo")(demo)
+app.command("doctor")(doctor)
 app.add_typer(train_app, name="train")
+app.add_typer(adapt_app, name="adapt")
 app.command("eval")(evaluate)
+app.command("convert")(convert)
 
 
 def main() -> None:

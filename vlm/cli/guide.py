@@ -21,7 +21,17 @@ def guide(
     prompt: Annotated[str, typer.Argument(help='What to explain; "-" reads it from standard input.')],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder to write; by default out/ and the prompt's words."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder to write, by default out/ and the prompt's words; or a .pdf, .html or .zip file.",
+        ),
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="What the folder holds: some of html,pdf,md,json,zip; by default html,md,json."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Same seed, same model, same machine: same bytes.", min=0, max=2**63 - 1)
@@ -29,6 +39,9 @@ def guide(
     bundle: Annotated[
         Path | None,
         typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm."),
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", help="Folder of an adapter; see `vlm adapt`.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace a guide that is already there.")] = False,
@@ -42,34 +55,38 @@ def guide(
     """
     with reporting(debug):
         started = time.monotonic()
-        folder, steps = _write_guide(prompt, out, seed, bundle, device, force, quiet)
-        typer.echo(
-            f"Wrote {folder / 'guide.html'} ({steps} steps, {time.monotonic() - started:.1f} s)",
-            err=not quiet,
-        )
+        path, steps = _write_guide(prompt, out, formats, seed, bundle, adapter, device, force, quiet)
+        typer.echo(f"Wrote {path} ({steps} steps, {time.monotonic() - started:.1f} s)", err=not quiet)
 
 
 def _write_guide(
-    prompt: str, out: Path | None, seed: int, bundle: Path | None, device: str, force: bool, quiet: bool
+    prompt: str,
+    out: Path | None,
+    formats: str | None,
+    seed: int,
+    bundle: Path | None,
+    adapter: Path | None,
+    device: str,
+    force: bool,
+    quiet: bool,
 ) -> tuple[Path, int]:
-    from vlm.guide import GUIDE_FILE
     from vlm.prompt import check_prompt
 
     prompt = check_prompt(_read_input() if prompt == "-" else prompt)
-    folder = out or Path("out") / slug(prompt)
+    target = out or Path("out") / slug(prompt)
 
     from vlm.bundle import bundle_path, check_bundle
-    from vlm.files import output_folder
+    from vlm.export.folder import destination, first_file, parse_formats
 
+    chosen = None if formats is None else parse_formats(formats)
     check_bundle(bundle_path(bundle))
-    # Entered before the model runs, so that no drawing is lost to a folder that cannot be written.
-    with output_folder(folder, marker=GUIDE_FILE, force=force) as staging:
+    # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
+    with destination(target, chosen, force) as write:
         import torch
 
         from vlm.agent import make_guide
         from vlm.bundle import fingerprint, load_bundle
         from vlm.cli.progress import AnswerPrinter
-        from vlm.export.folder import fill_folder
         from vlm.sampling import GenerationOptions
 
         try:
@@ -78,21 +95,24 @@ def _write_guide(
             raise UserError(
                 f"cannot use the device {device!r} ({error}), expected cpu or one that torch sees"
             ) from error
+        options, show = GenerationOptions(seed=seed, previews=False), AnswerPrinter(quiet)
         try:
-            drawn = make_guide(
-                model,
-                processor,
-                prompt,
-                GenerationOptions(seed=seed, previews=False),
-                fingerprint=fingerprint(bundle),
-                on_event=AnswerPrinter(quiet),
-            )
+            if adapter is None:
+                drawn = make_guide(
+                    model, processor, prompt, options, fingerprint=fingerprint(bundle), on_event=show
+                )
+            else:
+                from adapters.answering import adapted_guide
+                from adapters.registry import Adapters
+
+                loaded = Adapters(model, fingerprint(bundle))
+                drawn = adapted_guide(loaded, loaded.load(adapter), processor, prompt, options, on_event=show)
         except OutOfWorld as error:
             if quiet:
                 typer.echo(printable(error.answer))
             raise
-        fill_folder(drawn.guide, drawn.pictures, staging)
-    return folder, len(drawn.guide.steps)
+        write(drawn.guide, drawn.pictures)
+    return first_file(target, chosen), len(drawn.guide.steps)
 
 
 def _read_input() -> str:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from vlm.flatpack.style import HOUSE_PALETTE
+from vlm.export.palette import SWATCHES
+from vlm.export.text import clean
 from vlm.guide import Guide
-
-SWATCHES = {name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in HOUSE_PALETTE.items()}
 
 
 def to_html(guide: Guide, pictures: Sequence[bytes]) -> str:
@@ -23,6 +22,7 @@ def to_html(guide: Guide, pictures: Sequence[bytes]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["words"] = clean
     sources = ["data:image/png;base64," + b64encode(picture).decode("ascii") for picture in pictures]
     return environment.get_template("guide.html").render(
         guide=guide, steps=list(zip(guide.steps, sources, strict=True)), swatches=SWATCHES

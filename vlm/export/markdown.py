@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from vlm.export.text import clean
 from vlm.guide import Guide
 
 _INLINE = re.compile(r"([\\`*_\[\]<>&|~!#])")
@@ -18,16 +19,17 @@ def to_markdown(guide: Guide) -> str:
 
 def escape(text: str) -> str:
     """`text` as Markdown that shows it as it is: on one line, no markup, no HTML."""
-    line = _INLINE.sub(r"\\\1", " ".join(text.split()))
+    line = _INLINE.sub(r"\\\1", clean(text))
     return _LINE_START.sub(lambda found: f"{found[1]}\\{found[2]}" if found[1] else f"\\{found[3]}", line)
 
 
 def _lines(guide: Guide) -> Iterator[str]:
     yield f"# {escape(guide.title)}"
-    if guide.description:
+    if guide.description.strip():
         yield from ("", escape(guide.description))
-    yield from ("", "## Parts", "")
-    yield from (f"- {part.count} x {escape(part.name)}" for part in guide.parts)
+    if guide.parts:
+        yield from ("", "## Parts", "")
+        yield from (f"- {part.count} x {escape(part.name)}" for part in guide.parts)
     if guide.tools:
         yield from ("", "## Tools", "")
         yield from (
@@ -40,7 +42,7 @@ def _lines(guide: Guide) -> Iterator[str]:
         for warning in step.warnings:
             yield from ("", f"> **Warning:** {escape(warning)}")
         yield from ("", f"![{escape(step.alt)}](<{step.image}>)")
-    if guide.closing:
+    if guide.closing.strip():
         yield from ("", escape(guide.closing))
     yield from ("", "---", "")
     yield f"Prompt: {escape(guide.prompt)}  "
