@@ -108,6 +108,8 @@ class HartVLM(PreTrainedModel):
             wrong["mismatched_keys"] = sorted(str(key) for key in report["mismatched_keys"])
         if wrong:
             raise ValueError(f"{pretrained_model_name_or_path}: the weights do not fit the model: {wrong}")
+        # Loading makes new parameters, which ask for gradients again.
+        model.image_tokenizer.requires_grad_(False)
         model.eval()
         return (model, report) if wants_report else model
 

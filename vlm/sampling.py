@@ -36,15 +36,15 @@ class GenerationOptions:
 
     seed: int = 0
     max_new_tokens: int = 1024
-    temperature: float = 0.3
+    temperature: float = 0.2
     top_k: int = 0
     top_p: float = 0.95
-    code_temperature: PerScale = 0.5
+    code_temperature: PerScale = 0.2
     code_top_k: int | tuple[int, ...] = 0
     code_top_p: PerScale = 0.95
     guidance: float | None = None
     residual_steps: int | None = None
-    residual_temperature: float = 1.0
+    residual_temperature: float = 0.5
     previews: bool = True
 
     def __post_init__(self) -> None:

@@ -227,6 +227,7 @@ def test_a_run_can_start_from_the_weights_of_a_bundle(tiny_tokenizer, tmp_path):
     for name, value in first.module.state_dict().items():
         if not name.startswith("image_tokenizer"):
             assert torch.equal(value.bfloat16().float(), task.module.state_dict()[name]), name
+    assert not any(weight.requires_grad for weight in task.module.image_tokenizer.parameters())
     assert task.hidden_matrices() and all(weight.ndim == 2 for weight in task.hidden_matrices())
 
 
