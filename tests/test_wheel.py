@@ -24,7 +24,7 @@ from vlm.settings import packaged_config
 from vlm.guide import parse_guide
 packaged_config("tokenizer"), packaged_config("model")
 draft = parse_guide("# T\\n## Parts\\n- 1 x a\\n## Steps\\n1. b\\n\\ufffc\\n")
-assert "<h1>T</h1>" in to_html(draft.complete(prompt="p", seed=0, model="m"), [b""])
+assert ">T</h1>" in to_html(draft.complete(prompt="p", seed=0, model="m"), [b""])
 print(Path(vlm.__file__).resolve())
 """
 

@@ -103,7 +103,9 @@ def recorded_options(options: GenerationOptions) -> dict[str, Any]:
 
 def options_of(recorded: dict[str, Any]) -> GenerationOptions:
     """The settings that `recorded_options` was given. Raises `UserError` on unknown or impossible ones."""
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
+    }
     try:
         return GenerationOptions(**values)
     except (TypeError, ValueError) as error:

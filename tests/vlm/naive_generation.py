@@ -85,5 +85,6 @@ def naive_picture(
         condition,
         generator=generator,
         steps=options.residual_steps or config.residual_steps,
+        temperature=options.residual_temperature,
     )
     return HybridTokens(tuple(codes), round_residual(sample * config.residual_scale))

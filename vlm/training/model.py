@@ -192,7 +192,7 @@ class ModelTask:
     def _start(self, image_tokenizer: HybridTokenizer) -> tuple[HartVLM, StreamProcessor]:
         """The untrained model, or the initial bundle's, with the settings of this run."""
         settings = self.settings
-        losses = {
+        losses: dict[str, Any] = {
             "text_weight": settings.text_weight,
             "code_weight": settings.code_weight,
             "residual_weight": settings.residual_weight,
