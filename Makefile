@@ -10,11 +10,13 @@ else
 PROMPT := How do I assemble a blue stool with three legs?
 endif
 SEED ?= 0
-export PROMPT SEED
+PORT ?= 7860
+export PROMPT SEED PORT
 
-.PHONY: help guide test lint eval bundle clean
+.PHONY: help guide demo test lint eval bundle clean
 help:
 	@echo 'make guide PROMPT="How do I assemble a blue stool with three legs?" [SEED=0]   writes out/.../guide.html'
+	@echo 'make demo    a chat in the browser, on this machine alone [PORT=7860]'
 	@echo 'make test    lint, types and tests'
 	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
 	@echo 'make bundle  trains the model in vlm/bundle from nothing'
@@ -36,6 +38,14 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo 'Installing into $(VENV), with the tools of development, once ...'
 	@$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), with the web demo, once ...'
+	@$(INSTALL) '.[demo]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed-demo
+	@$(BIN)/vlm demo --port "$$PORT"
 
 guide: $(VENV)/.installed
 	@$(BIN)/vlm guide --force --seed "$$SEED" -- "$$PROMPT"

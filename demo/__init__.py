@@ -1,1 +1,1 @@
-"""The chat page: generation events shown as messages. Nothing outside this package imports Gradio."""
+"""The web demo: a chat in the browser where pictures grow as they are drawn. Gradio is imported nowhere else."""

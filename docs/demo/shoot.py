@@ -19,7 +19,7 @@ DONE = "document.querySelector('#status')?.innerText.includes('Seed')"
 
 def ask(page: Page, address: str) -> None:
     page.goto(address)
-    page.wait_for_selector("#box textarea")
+    page.wait_for_selector("#box textarea:enabled")
     page.fill("#box textarea", ASK)
     page.keyboard.press("Enter")
 
@@ -35,7 +35,6 @@ def main() -> None:
         page = context.new_page()
         ask(page, address)
         page.wait_for_selector('#chat img[alt^="Unfinished: Drawing of step 2"]')
-        page.get_by_text("scale 3 of").wait_for()
         page.screenshot(path=HERE / "drawing.png")
         page.wait_for_function(DONE)
         page.get_by_text("Your guide: tick off").click()

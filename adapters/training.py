@@ -1,0 +1,399 @@
+"""Training an adapter: a `Task` for `vlm.training.loop`, early stop on a held-out split, and the folder at the end.
+
+Knows streams and LoRA weights. Does not know files of data, nor the command line. What the loop trains, averages and
+keeps in checkpoints is the adapter alone; the base stands beside it, frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from adapters.encoding import sheet
+from adapters.folder import MANIFEST_FILE, Manifest, StoredAdapter, World, save_adapter, settings_record
+from adapters.lora import LoraSettings, put_in, state_of, weights_of
+from adapters.targets import target_names
+from vlm.batch import collate
+from vlm.errors import UserError
+from vlm.files import check_output_folder
+from vlm.generate import decode_picture
+from vlm.model import HartVLM
+from vlm.processor import StreamProcessor
+from vlm.sampling import GenerationOptions
+from vlm.session import StreamSession
+from vlm.settings import differences
+from vlm.stream import Conversation, parse, span_tokens
+from vlm.training.loop import RECORD, TrainSettings, train
+
+log = logging.getLogger(__name__)
+
+BEST_FILE, HISTORY_FILE, SETTINGS_FILE = "best.safetensors", "held_out.json", "adapting.json"
+HELD_OUT_AT_MOST = 12
+SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How to train an adapter.
+
+    lora: what is trained; rehearse: share of what is learnt that comes from `Material.rehearsal`; patience: a run stops
+    after so many validations without a better held-out loss (0: never); draft_spans: pictures per conversation and step
+    whose drawing is learnt.
+    """
+
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    rehearse: float = 0.25
+    patience: int = 5
+    draft_spans: int = 3
+    train: TrainSettings = field(
+        default_factory=lambda: TrainSettings(
+            minutes=15, batch_size=4, learning_rate=2e-3, warmup=20, weight_decay=0.0, average=0.98,
+            validate_every=100, save_minutes=1.0, betas=(0.9, 0.99),
+        )  # fmt: skip
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rehearse < 1:
+            raise UserError(f"rehearse is {self.rehearse}, expected a share of at least 0 and below 1")
+        if self.patience < 0 or self.draft_spans < 0:
+            raise UserError("patience and draft_spans are counts, expected at least 0")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is learnt from: streams to train on, to test on, and of what the base knows already."""
+
+    train: Sequence[Conversation]
+    held_out: Sequence[Conversation]
+    rehearsal: Sequence[Conversation] = ()
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.held_out:
+            raise UserError(
+                f"{len(self.train)} examples to learn from and {len(self.held_out)} to test on, expected 1 of each"
+            )
+
+
+@dataclass(frozen=True)
+class About:
+    """What the adapter's folder is to say beside its weights. held_out: names of the examples that were held out."""
+
+    base: str
+    command: str = ""
+    world: World = field(default_factory=World)
+    data: dict[str, int] = field(default_factory=dict)
+    held_out: tuple[str, ...] = ()
+
+
+def split(names: Sequence[str], share: float) -> tuple[list[int], list[int]]:
+    """Indices to train on and to hold out, chosen by the names alone: of each at least one. Raises `UserError`."""
+    if not 0 < share < 1:
+        raise UserError(f"the held-out share is {share}, expected above 0 and below 1")
+    distinct = sorted(set(names))
+    if len(distinct) < 2:
+        raise UserError(f"found {len(distinct)} different examples, expected at least 2: one to test on")
+    count = min(len(distinct) - 1, max(1, round(share * len(distinct))))
+    # An example that is there twice is on one side only.
+    kept = set(distinct[:count])
+    return (
+        [index for index, name in enumerate(names) if name not in kept],
+        [index for index, name in enumerate(names) if name in kept],
+    )
+
+
+class AdapterWeights(nn.Module):
+    """The trainable weights of an adapter and nothing else; the very parameters that stand in the model."""
+
+    def __init__(self, model: HartVLM) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(weights_of(model).values())
+
+
+class AdaptTask:
+    """Trains LoRA weights in `model`, see `vlm.training.loop.Task`. The model is changed: nothing else may use it."""
+
+    def __init__(
+        self,
+        model: HartVLM,
+        processor: StreamProcessor,
+        material: Material,
+        settings: AdaptSettings,
+        out: Path,
+        about: About,
+        force: bool = False,
+    ) -> None:
+        self.settings, self.processor, self.material = settings, processor, material
+        self.out, self.about, self.force = out, about, force
+        self.targets = target_names(model, settings.lora.places)
+        put_in(model, settings.lora, seed=settings.train.seed)
+        self.model = model
+        self.module = AdapterWeights(model)
+        self._stop = False
+
+    def settings_record(self) -> dict[str, Any]:
+        """See `vlm.training.loop.Task`."""
+        return differences(self.settings)
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """None: the two factors of an update are no maps between hidden rows."""
+        return []
+
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[list[Conversation]]:
+        """Every example once before any comes again; which ones give way to rehearsal depends on numbers alone."""
+        material, seed = self.material, self.settings.train.seed
+        interval = self.settings.train.validate_every * self.settings.train.accumulate
+        number = start
+        before = start // self.settings.train.accumulate
+        self._stop = self._had_enough([one for one in _history(run_folder(self.out)) if one["step"] <= before])
+        while True:
+            if number % interval == 0 and self._agreed_to_stop():
+                raise _Enough
+            first = (number * world + rank) * batch_size
+            batch = []
+            for index in range(first, first + batch_size):
+                chance = random.Random(f"{seed}:{index}")
+                if material.rehearsal and chance.random() < self.settings.rehearse:
+                    batch.append(material.rehearsal[chance.randrange(len(material.rehearsal))])
+                else:
+                    batch.append(material.train[_shuffled(index, len(material.train), seed)])
+            yield batch
+            number += 1
+
+    def loss(
+        self, module: nn.Module, batch: list[Conversation], generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """See `vlm.training.loop.Task`; `module` holds the weights that stand in the model."""
+        device = self.module.weights[0].device
+        if self.model.device != device:
+            self.model.to(device)
+        if not self.model.training:
+            self.model.train()
+        rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
+        with _seeded(generator, device) if self.settings.lora.dropout else nullcontext():
+            losses = self.model(rows.to(device), generator)
+        return losses.total, {**losses.metrics(), "samples": len(batch)}
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        """Losses on the held-out examples; keeps the best weights so far and writes samples.png, drawn above true."""
+        assert isinstance(module, AdapterWeights)
+        with self._holding(module):
+            figures = held_out_losses(self.model, self.material.held_out)
+            held_out_samples(self.model, self.processor, self.material.held_out).save(folder / "samples.png")
+            history = [one for one in _history(folder) if one["step"] < step]
+            if math.isfinite(figures["total"]) and all(figures["total"] < one["total"] for one in history):
+                save_file(state_of(self.model), folder / BEST_FILE)
+            history.append({"step": step, **figures})
+        (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        self._stop = self._had_enough(history)
+        return figures
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the adapter, with the weights that were best on the held-out examples."""
+        best = folder / BEST_FILE
+        if not best.is_file():
+            raise UserError(f"the run in {folder} never came to a validation, so there is no adapter; train longer")
+        history = _history(folder)
+        chosen = min(history, key=lambda one: _or_infinite(one["total"]))
+        record = folder / RECORD
+        told = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
+        about = self.about
+        manifest = Manifest(
+            base=about.base,
+            places=self.settings.lora.places,
+            world=about.world,
+            data=about.data,
+            held_out=about.held_out,
+            settings=settings_record(self.settings.lora) | self.settings_record(),
+            command=about.command,
+            figures={f"held_out.{name}": value for name, value in chosen.items() if name != "step"}
+            | {"steps": chosen["step"]},
+            record=told,
+        )
+        adapter = StoredAdapter(self.settings.lora, load_file(best), manifest)
+        save_adapter(adapter, self.out, self.targets, self.force)
+
+    def _had_enough(self, history: list[dict[str, float]]) -> bool:
+        """Whether the last validations, as many as the patience, brought nothing better."""
+        if not history or not self.settings.patience:
+            return False
+        best = min(range(len(history)), key=lambda index: _or_infinite(history[index]["total"]))
+        return len(history) - 1 - best >= self.settings.patience
+
+    def _agreed_to_stop(self) -> bool:
+        """Only the main process validates; all of them must stop at the same batch."""
+        if processes(self.settings).num_processes == 1:
+            return self._stop
+        told = [self._stop]
+        broadcast_object_list(told)
+        return told[0]
+
+    @contextmanager
+    def _holding(self, module: AdapterWeights) -> Iterator[None]:
+        """The model in evaluation mode with the weights of `module` (the averaged ones), and back."""
+        live = [value.detach().clone() for value in self.module.weights]
+        try:
+            for mine, other in zip(self.module.weights, module.weights, strict=True):
+                mine.copy_(other)
+            self.model.eval()
+            yield
+        finally:
+            for mine, value in zip(self.module.weights, live, strict=True):
+                mine.copy_(value)
+
+
+def train_adapter(
+    model: HartVLM,
+    processor: StreamProcessor,
+    material: Material,
+    settings: AdaptSettings,
+    out: Path,
+    about: About,
+    *,
+    resume: bool = True,
+    force: bool = False,
+) -> Path:
+    """Train an adapter of `model` (which is changed) and write it to the folder `out`; returns `out`.
+
+    Checkpoints and curves are kept beside it, in `run_folder(out)`. A run found there is continued with `resume`, and
+    its earlier adapter replaced; data and adapter must be the same. Raises `UserError` where something is in the way,
+    where the run found is another, and where the loss is no longer a number: the last good state is kept.
+    """
+    folder = run_folder(out)
+    force = force or (resume and (folder / "checkpoint.pt").is_file())
+    check_output_folder(out, marker=MANIFEST_FILE, force=force)
+    state = processes(settings)
+    _check_same(folder, settings, material, about, state)
+    task = AdaptTask(model, processor, material, settings, out, about, force)
+    try:
+        train(task, settings.train, folder, resume)
+    except _Enough:
+        log.info("stopped: no better on the held-out examples for %d validations", settings.patience)
+        if state.is_main_process:
+            task.export(task.module, folder)
+        state.wait_for_everyone()
+    except RuntimeError as error:
+        if "not finite" in str(error):
+            checkpoint = folder / "checkpoint.pt"
+            kept = f"its last good state is kept in {checkpoint}" if checkpoint.is_file() else "nothing was kept yet"
+            raise UserError(
+                f"{str(error).partition(';')[0]}, so training stopped; {kept}; try a lower --learning-rate, "
+                "or another --out to begin again"
+            ) from error
+        raise
+    return out
+
+
+def run_folder(out: Path) -> Path:
+    """Where checkpoints, curves, samples and encoded data of the run that makes `out` are kept."""
+    return out.with_name(out.name + ".training")
+
+
+@torch.no_grad()
+def held_out_losses(model: HartVLM, conversations: Sequence[Conversation]) -> dict[str, float]:
+    """Mean losses and accuracies, teacher-forced, always with the same noise; "total" is what is trained."""
+    sums: dict[str, float] = {}
+    chosen = conversations[:HELD_OUT_AT_MOST]
+    for number, conversation in enumerate(chosen):
+        generator = torch.Generator().manual_seed(number)
+        rows = collate([conversation], model.config, generator=generator, unconditional_probability=0.0)
+        for name, value in model(rows.to(model.device), generator).metrics().items():
+            sums[name] = sums.get(name, 0.0) + value / len(chosen)
+    return sums
+
+
+def held_out_samples(model: HartVLM, processor: StreamProcessor, conversations: Sequence[Conversation]) -> Any:
+    """A sheet of pictures: above drawn after what truly stands before them, below the true ones."""
+    config = model.config
+    options = GenerationOptions(seed=0, previews=False)
+    drawn, true = [], []
+    for conversation in conversations[:SAMPLES]:
+        rows = parse(conversation, config)
+        mine = rows.drawn.nonzero().flatten().tolist()
+        if not mine:
+            continue
+        first = mine[-1]
+        start = int(rows.span_index[first])
+        session = StreamSession(model)
+        session.feed(
+            Conversation(conversation.ids[:start], conversation.residuals[:first], conversation.assistant[:start])
+        )
+        for _ in session.draw_scales(options, torch.Generator().manual_seed(0)):
+            pass
+        drawn.append(decode_picture(model, session.last_tokens))
+        true.append(decode_picture(model, span_tokens(conversation, rows, config)[first]))
+    return sheet([drawn, true], processor)
+
+
+class _Enough(Exception):
+    """The held-out loss no longer falls."""
+
+
+def processes(settings: AdaptSettings) -> PartialState:
+    """The processes of this run, on the kind of device that the loop will choose."""
+    return PartialState(cpu=settings.train.device == "cpu" or not torch.accelerator.is_available())
+
+
+def _check_same(
+    folder: Path, settings: AdaptSettings, material: Material, about: About, state: PartialState
+) -> None:
+    """Raise `UserError` where `folder` holds a run of another adapter, base or data; else note what this one is."""
+    mine = {
+        "base": about.base,
+        "lora": settings_record(settings.lora),
+        "train": sorted(one.fingerprint()[:16] for one in material.train),
+        "held_out": sorted(one.fingerprint()[:16] for one in material.held_out),
+    }
+    path = folder / SETTINGS_FILE
+    if path.is_file() and (folder / "checkpoint.pt").is_file():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in mine.items() if theirs.get(name) != value]
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with another {' and '.join(changed)}; take another --out, or remove that folder"
+            )
+    elif state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        # What an older run left there without a checkpoint is no part of this one.
+        for name in (BEST_FILE, HISTORY_FILE):
+            (folder / name).unlink(missing_ok=True)
+        path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    path = folder / HISTORY_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def _or_infinite(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _shuffled(index: int, count: int, seed: int) -> int:
+    """The `index`th of an endless list that holds each of `count` once per round, each round in another order."""
+    turn, place = divmod(index, count)
+    order = list(range(count))
+    random.Random(f"{seed}:{turn}:order").shuffle(order)
+    return order[place]
+
+
+@contextmanager
+def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global generator; for its time that is seeded from ours."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,47 @@
+"""How the page looks: fonts of the system, quiet colours, pictures in boxes that never jump.
+
+Knows style sheets. Nothing here is fetched from another host.
+"""
+
+from __future__ import annotations
+
+import gradio as gr
+
+CSS = """
+footer { display: none !important; }
+.gradio-container { max-width: 860px !important; margin: 0 auto !important; padding: 0.75rem !important; }
+#title h1 { font-size: 1.15rem; margin: 0.2rem 0 0; }
+#title p { margin: 0 0 0.2rem; color: var(--body-text-color-subdued); font-size: 0.9rem; }
+#chat { min-height: 320px; border-color: var(--border-color-primary); }
+#chat .message .image-container, #chat .message .image-frame { width: min(256px, 54vw); height: auto; }
+#chat .message img {
+  display: block; width: min(256px, 54vw); max-width: 100%; height: auto; max-height: none; aspect-ratio: 1; margin: 0;
+  object-fit: contain; background: #fff; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+#chat button[aria-label="Share"] { display: none; }
+#chat .prose h1 { font-size: 1.2rem; } #chat .prose h2 { font-size: 1rem; }
+#chat .prose em { color: var(--body-text-color-subdued); }
+#status { min-height: 1.4em; } #status p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
+#ticks .wrap { flex-direction: column; } #ticks label { width: 100%; }
+:focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 2px; }
+#box textarea:focus-visible { outline: none !important; }
+#box:focus-within { border-color: var(--color-accent); box-shadow: 0 0 0 1px var(--color-accent); }
+@media (max-width: 480px) { .gradio-container { padding: 0.25rem !important; } }
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
+"""
+
+
+def theme() -> gr.themes.Base:
+    """Light and dark, with contrast enough to read, in the fonts that the system has."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.stone,
+        font=["system-ui", "-apple-system", "Segoe UI", "sans-serif"],
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_text_color="white",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+    )

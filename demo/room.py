@@ -1,0 +1,350 @@
+"""A room: one conversation as its visitor sees it, what may be done in it, and where it is saved.
+
+Knows sessions, events and messages. Knows no web framework: every action is a generator that yields whenever there is
+something new to show, and `messages` says what.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from demo.files import ServedFiles
+from demo.line import Line, ordinal
+from demo.menu import ModelMenu
+from demo.messages import ENDINGS, Answer, Picture, Shown, Words, content, described, literal, model_words
+from demo.worker import in_thread
+from vlm.chat import ChatSession, Turn
+from vlm.conversations import load_conversation, save_conversation
+from vlm.errors import GuideError, UserError
+from vlm.events import Events
+from vlm.export import FORMATS
+from vlm.generate import decode_picture
+from vlm.guide_edits import EditableGuide, redraw_step
+from vlm.message import Part, SentPicture, check_message
+from vlm.saved import CONVERSATION_FILE
+from vlm.stream import Conversation
+
+log = logging.getLogger(__name__)
+
+WAIT = 0.5
+"""Seconds between two looks at the waiting line."""
+
+Running = Generator[None, None, None]
+Begin = Callable[[threading.Event], Events]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the visitor chose. None means the model's own; adapter None: none."""
+
+    seed: int | None = None
+    guidance: float | None = None
+    temperature: float | None = None
+    code_temperature: float | None = None
+    residual_steps: int | None = None
+    adapter: str | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """As `ChatSession.reply` takes them, the adapter left out."""
+        names = ("seed", "guidance", "temperature", "code_temperature", "residual_steps")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass
+class ShownTurn:
+    """A turn on the page. note: how it ended, if that is worth a word."""
+
+    sent: list[Shown]
+    parts: list[Shown] = field(default_factory=list)
+    note: str = ""
+    message: tuple[Part, ...] = ()
+
+
+class Room:
+    """One conversation, saved in `folder` after every action. One action at a time, from any thread.
+
+    Opening a saved one needs its model. Raises `UserError` if that, or the conversation, cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, files: ServedFiles, menu: ModelMenu, line: Line, model: str | None = None) -> None:
+        self.folder = folder
+        self.files = files
+        self.menu = menu
+        self.line = line
+        self.model = model or menu.names[0]
+        self.note = ""
+        self.unsent = ""
+        self.deleted = False
+        self.turns: list[ShownTurn] = []
+        self._busy = threading.Lock()
+        self._cancel = threading.Event()
+        self._made: list[str] = []
+        self._downloads: tuple[Conversation, Path] | None = None
+        backbone = menu.agent(self.model).backbone
+        saved = (folder / CONVERSATION_FILE).is_file()
+        self.session = load_conversation(backbone, folder) if saved else ChatSession(backbone)
+        self.refresh()
+
+    @property
+    def busy(self) -> bool:
+        """Is an action under way?"""
+        return self._busy.locked()
+
+    @property
+    def guide_turn(self) -> int | None:
+        """Number of the turn that holds the current guide; None while there is none or an answer is under way."""
+        return None if self.busy else self.session.current_guide()
+
+    @property
+    def last_seed(self) -> int | None:
+        """The seed of the last answer."""
+        return self.session.turns[-1].options.seed if self.session.turns else None
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as messages: a role, and content as `demo.messages.content` makes it."""
+        found: list[dict[str, Any]] = []
+        for turn in self.turns:
+            answer = content(turn.parts, model_words)
+            if turn.note:
+                answer = [part for part in answer if part != {"text": ""}] + [{"text": f"*{literal(turn.note)}*"}]
+            found.append({"role": "user", "content": content(turn.sent, literal)})
+            found.append({"role": "assistant", "content": answer})
+        if self.note:
+            found.append({"role": "assistant", "content": [{"text": f"*{literal(self.note)}*"}]})
+        return found
+
+    def say(self, text: str, pictures: Sequence[bytes], settings: Settings) -> Running:
+        """Send a message and have it answered. pictures: files' contents, checked here."""
+        return self._safely(lambda: self._say(len(self.session.turns), [*pictures, text], settings), text)
+
+    def edit(self, turn: int, text: str, settings: Settings) -> Running:
+        """Put another text in the place of an earlier message; what came after it goes."""
+
+        def begin() -> Running:
+            sent = [part for part in self._turn(turn).message if isinstance(part, SentPicture)]
+            return self._say(turn, [*sent, text], settings)
+
+        return self._safely(begin, text)
+
+    def retry(self, turn: int, settings: Settings) -> Running:
+        """Answer an earlier message again, with the next seed unless one was chosen; what came after it goes."""
+
+        def begin() -> Running:
+            earlier = self._turn(turn)
+            seed = (earlier.options.seed + 1) % 2**63 if settings.seed is None else settings.seed
+            return self._say(turn, earlier.message, replace(settings, seed=seed))
+
+        return self._safely(begin)
+
+    def redraw(self, step: int, settings: Settings, text: str | None = None) -> Running:
+        """Draw one step of the current guide anew, from another text if one is given; every other step stays."""
+
+        def begin() -> Running:
+            number = self.session.current_guide()
+            if number is None:
+                raise UserError("there is no guide yet; ask for one first")
+            shown = self.turns[number]
+            before = list(shown.parts)
+            answer = Answer(self._keep, before)
+
+            def events(cancel: threading.Event) -> Events:
+                return redraw_step(self.session, number, step, text=text, seed=settings.seed, cancel=cancel)
+
+            try:
+                yield from self._answer(answer, shown, events)
+            finally:
+                if answer.reason != "stop":
+                    shown.parts = before
+
+        return self._safely(begin)
+
+    def undo(self) -> str:
+        """Take back the last message and its answer; returns its text. Raises `UserError` while one is running."""
+        with self._alone():
+            if not self.session.turns:
+                return ""
+            message = self.session.undo()
+            self.note = self.unsent = ""
+            self.refresh()
+            self._save()
+        return " ".join(part for part in message if isinstance(part, str))
+
+    def stop(self) -> None:
+        """End the answer under way, at its next event."""
+        self._cancel.set()
+
+    def switch(self, model: str) -> None:
+        """Go on with another model. Raises `UserError` if it cannot be loaded; all then stays as it was."""
+        with self._alone():
+            backbone = self.menu.agent(model).backbone
+            saved = (self.folder / CONVERSATION_FILE).is_file()
+            self.session.release()
+            self.session = load_conversation(backbone, self.folder) if saved else ChatSession(backbone)
+            self.model = model
+            self.refresh()
+
+    def guide(self) -> EditableGuide | None:
+        """The current guide, if there is one."""
+        number = self.guide_turn
+        return None if number is None else EditableGuide(self.session, number)
+
+    def downloads(self) -> dict[str, Path]:
+        """The current guide in every format, by the format's name; written once for each state of the guide."""
+        number = self.guide_turn
+        if number is None:
+            return {}
+        stream = self.session.turns[number].answer
+        if self._downloads is None or self._downloads[0] is not stream or not self._downloads[1].is_dir():
+            folder = self.files.new_folder()
+            EditableGuide(self.session, number).save(folder, formats=FORMATS)
+            self._downloads = stream, folder
+        return {kind: self._downloads[1] / f"guide.{kind}" for kind in FORMATS}
+
+    def refresh(self) -> None:
+        """Make what is shown out of the session; pictures that are shown already, and are still there, stay."""
+        shown: list[ShownTurn] = []
+        for number, turn in enumerate(self.session.turns):
+            known = self.turns[number] if number < len(self.turns) else ShownTurn([])
+            if known.message != turn.message or not _there(known.sent):
+                known = ShownTurn(self._sent(turn.message), message=turn.message)
+            parts = self._parts(turn, [part for part in known.parts if isinstance(part, Picture)])
+            shown.append(replace(known, parts=parts, note=ENDINGS.get(turn.reason, "")))
+        self.turns = shown
+
+    def _sent(self, message: Sequence[Part]) -> list[Shown]:
+        return [
+            Words(part) if isinstance(part, str) else Picture(self.files.keep_png(part.png), "A picture that you sent")
+            for part in message
+        ]
+
+    def _parts(self, turn: Turn, known: Sequence[Picture]) -> list[Shown]:
+        parts: list[Shown] = []
+        pictures = 0
+        for part in self.session.backbone.processor.decode(turn.stream)[-1]["content"]:
+            if part["type"] == "text":
+                parts.append(Words(part["text"]))
+                continue
+            path = known[pictures].path if pictures < len(known) else ""
+            if not (path and Path(path).is_file()):
+                path = self.files.keep(decode_picture(self.session.backbone.model, part["tokens"]))
+            parts.append(described(parts, path))
+            pictures += 1
+        return parts
+
+    def _keep(self, image: Image.Image) -> str:
+        path = self.files.keep(image)
+        self._made.append(path)
+        return path
+
+    def _turn(self, number: int) -> Turn:
+        if not 0 <= number < len(self.session.turns):
+            raise UserError("this message is no longer in the conversation; reload the page")
+        return self.session.turns[number]
+
+    def _say(self, turn: int, message: Sequence[Any], settings: Settings) -> Running:
+        """Answer a message in the place of turn `turn` and all after it, which come back if nothing comes of it."""
+        parts = check_message(message, self.session.backbone.processor.background)
+        kept = list(self.session.turns), list(self.session.actions), list(self.turns)
+        shown = ShownTurn(self._sent(parts), message=parts)
+        self.turns = [*self.turns[:turn], shown]
+        begun = False
+
+        def events(cancel: threading.Event) -> Events:
+            nonlocal begun
+            while len(self.session.turns) > turn:
+                self.session.undo()
+            running = self.session.reply(parts, adapter=settings.adapter, cancel=cancel, **settings.changes())
+            begun = True
+            return running
+
+        try:
+            yield from self._answer(Answer(self._keep), shown, events)
+        finally:
+            if not begun or len(self.session.turns) <= turn:
+                self.session.turns, self.session.actions, self.turns = kept
+            else:
+                self.unsent = ""
+
+    def _answer(self, answer: Answer, shown: ShownTurn, begin: Begin) -> Running:
+        """Wait in line, run, show."""
+        shown.note = ""
+        yield
+        with self.line.join() as ticket:
+            while not ticket.wait(WAIT):
+                if self._cancel.is_set():
+                    return
+                self.note = f"Busy: you are {ordinal(ticket.position)} in line."
+                yield
+            self.note = ""
+            with closing(in_thread(begin(self._cancel), self._cancel)) as batches:
+                for batch in batches:
+                    for event in batch:
+                        answer.take(event)
+                    shown.parts = list(answer.parts)
+                    self.note = " ".join(answer.notes)
+                    yield
+
+    def _safely(self, begin: Callable[[], Running], text: str = "") -> Running:
+        """Run an action alone in this room; what goes wrong is said in the chat, and the room stays usable.
+
+        text: what the visitor typed for it, kept in `unsent` until an answer to it is in the conversation.
+        """
+        with self._alone():
+            self._cancel = threading.Event()
+            self.note, self.unsent = "", text
+            shown = {part.path for turn in self.turns for part in turn.parts if isinstance(part, Picture)}
+            for path in self._made:
+                if path not in shown:
+                    self.files.drop(path)
+            self._made = [path for path in self._made if path in shown]
+            try:
+                with closing(begin()) as running:
+                    yield from running
+            except Exception as error:  # Said to the visitor, logged for the host; the server lives on.
+                self.note = told(error)
+            finally:
+                try:
+                    self.refresh()
+                    self._save()
+                except UserError as error:
+                    self.note = told(error)
+        yield
+
+    def _save(self) -> None:
+        if self.deleted or not (self.session.turns or self.folder.exists()):
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        save_conversation(self.session, self.folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise UserError("an answer is still under way in this conversation; stop it, or wait for it")
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+
+def told(error: Exception) -> str:
+    """What went wrong, for the visitor: a sentence without this machine's paths or a traceback."""
+    if isinstance(error, UserError | GuideError):
+        line = " ".join(str(error).split())
+        return f"Not done: {line}."
+    log.error("an answer failed", exc_info=error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "There was not enough memory for this answer. Begin a new conversation, or try again later."
+    return f"Something went wrong in the model ({type(error).__name__}); the conversation is as it was. Try again."
+
+
+def _there(parts: Sequence[Shown]) -> bool:
+    return all(Path(part.path).is_file() for part in parts if isinstance(part, Picture))

@@ -1,0 +1,232 @@
+"""Training adapters: what changes and what must not, resume, early stop, faults, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_fixtures import BASE, QUICK, kept, manual, model, processor, streams
+
+from adapters.evaluation import compare, guides_of, table
+from adapters.folder import World, load_adapter
+from adapters.importers import load_examples
+from adapters.lora import LoraSettings, apply
+from adapters.training import About, AdaptSettings, AdaptTask, Material, held_out_losses, run_folder, train_adapter
+from vlm.batch import collate
+from vlm.errors import UserError
+from vlm.session import StreamSession
+
+SCRIPT = Path(__file__).with_name("two_adapters.py")
+ABOUT = About(BASE, "vlm adapt train data -o out", World(name="Stands", colours=("mauve",)), {"guides": 6}, ("x", "y"))
+
+
+@pytest.fixture(scope="module")
+def material():
+    all_of_them = streams(model(), 8)
+    return Material(all_of_them[:6], all_of_them[6:])
+
+
+def adapt(out: Path, material: Material, places=("text", "image", "residual"), resume=True, dropout=0.0, **train):
+    settings = AdaptSettings(
+        lora=LoraSettings(places, rank=2, dropout=dropout), rehearse=0.0, train=replace(QUICK, **train)
+    )
+    built = model()
+    train_adapter(built, processor(built), material, settings, out, ABOUT, resume=resume)
+    return built, load_adapter(out)
+
+
+def added(adapter, built=None):
+    return apply(built or model(), [(adapter.settings, adapter.tensors, 1.0)])
+
+
+def plain_state(built):
+    """The weights of the base inside a model with adapters in it."""
+    return {
+        name.replace(".base_layer", ""): value for name, value in built.state_dict().items() if "lora_" not in name
+    }
+
+
+def test_training_lowers_the_loss_moves_the_adapter_alone_and_tells_what_it_did(tmp_path, material):
+    before = kept(model())
+    built, adapter = adapt(tmp_path / "a", material, steps=12, validate_every=6)
+    assert all(torch.equal(value, before[name]) for name, value in plain_state(built).items())
+    assert all(value.abs().sum() > 0 for value in adapter.tensors.values())
+    gained = held_out_losses(added(adapter), material.train)["total"]
+    assert gained < held_out_losses(model(), material.train)["total"]
+    manifest = adapter.manifest
+    assert (manifest.base, manifest.held_out, manifest.world.colours) == (BASE, ("x", "y"), ("mauve",))
+    assert manifest.figures["held_out.total"] == pytest.approx(
+        held_out_losses(added(adapter), material.held_out)["total"], abs=1e-4
+    )
+    assert {"held_out.text", "held_out.code", "held_out.residual"} <= set(manifest.figures)
+    assert (run_folder(tmp_path / "a") / "samples.png").is_file()
+
+
+def test_text_alone_leaves_image_tower_and_residual_head_as_they_were(tmp_path, material):
+    _, adapter = adapt(tmp_path / "a", material, ("text",))
+    assert all(name.startswith("text.") for name in adapter.tensors)
+    changed, before = added(adapter), model().state_dict()
+    for name, value in changed.state_dict().items():
+        if name.startswith(("image.", "residual_head.", "code_head.", "picture_projection.")):
+            assert torch.equal(value, before[name]), name
+
+
+def test_image_alone_leaves_the_text_of_picture_free_streams_as_it_was(tmp_path, material):
+    _, adapter = adapt(tmp_path / "a", material, ("image",))
+    words = processor(model()).encode([{"role": "user", "content": "How do I build a stand?"}])
+    changed = added(adapter)
+    assert torch.equal(StreamSession(changed).feed(words), StreamSession(model()).feed(words))
+    with torch.no_grad():
+        batch = collate([words], changed.config, generator=torch.Generator())
+        assert torch.equal(changed.stream_pass(batch).text_logits, model().stream_pass(batch).text_logits)
+        drawn = collate(material.held_out, changed.config, generator=torch.Generator())
+        assert not torch.equal(changed.stream_pass(drawn).code_logits, model().stream_pass(drawn).code_logits)
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_run_that_was_killed_continues_as_if_nothing_had_happened(tmp_path, material, monkeypatch, dropout):
+    options = dict(steps=6, validate_every=2, save_minutes=0.0, dropout=dropout)
+    _, whole = adapt(tmp_path / "whole", material, **options)
+    loss, calls = AdaptTask.loss, []
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Killed
+        return loss(*arguments)
+
+    monkeypatch.setattr(AdaptTask, "loss", deadly)
+    with pytest.raises(Killed):
+        adapt(tmp_path / "killed", material, **options)
+    assert not (tmp_path / "killed").exists()
+    monkeypatch.setattr(AdaptTask, "loss", loss)
+    # Whatever else draws numbers must not matter.
+    torch.rand(7)
+    _, resumed = adapt(tmp_path / "killed", material, **options)
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in resumed.tensors.items())
+    assert resumed.manifest.figures == whole.manifest.figures
+
+
+def test_a_run_of_other_data_or_another_adapter_is_not_continued(tmp_path, material):
+    adapt(tmp_path / "a", material, steps=2)
+    other = Material(material.train[:5], material.held_out)
+    with pytest.raises(UserError, match="a run with another train; take another --out"):
+        adapt(tmp_path / "a", other, steps=3)
+    with pytest.raises(UserError, match="another lora"):
+        adapt(tmp_path / "a", material, ("text",), steps=3)
+    adapt(tmp_path / "a", material, steps=3)
+    with pytest.raises(UserError, match="exists and is not empty"):
+        adapt(tmp_path / "a", material, steps=4, resume=False)
+
+
+def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(tmp_path, material):
+    settings = AdaptSettings(
+        lora=LoraSettings(("text",), rank=2), rehearse=0.0, patience=2,
+        train=replace(QUICK, steps=40, validate_every=1, learning_rate=0.3, average=0.0),
+    )  # fmt: skip
+    built = model()
+    train_adapter(built, processor(built), material, settings, tmp_path / "a", ABOUT)
+    history = json.loads((run_folder(tmp_path / "a") / "held_out.json").read_text())
+    assert 3 <= len(history) < 40
+    best = min(one["total"] for one in history)
+    assert [one["total"] for one in history].index(best) == len(history) - 3
+    got = held_out_losses(added(load_adapter(tmp_path / "a")), material.held_out)["total"]
+    assert got == pytest.approx(best, rel=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, material, monkeypatch):
+    loss, calls = AdaptTask.loss, []
+
+    def poisoned(*arguments):
+        calls.append(1)
+        total, metrics = loss(*arguments)
+        return total * (float("nan") if len(calls) == 4 else 1.0), metrics
+
+    monkeypatch.setattr(AdaptTask, "loss", poisoned)
+    with pytest.raises(UserError, match="not finite at step 3, so training stopped; its last good state is kept"):
+        adapt(tmp_path / "a", material, steps=6, save_minutes=0.0)
+    state = torch.load(run_folder(tmp_path / "a") / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3 and all(bool(value.isfinite().all()) for value in state["module"].values())
+
+
+def test_every_example_comes_once_before_any_comes_again_and_processes_share_them(material):
+    settings = AdaptSettings(lora=LoraSettings(rank=1), rehearse=0.0, train=QUICK)
+    built = model()
+    task = AdaptTask(built, processor(built), material, settings, Path("nowhere"), ABOUT)
+    number = {id(one): index for index, one in enumerate(material.train)}
+
+    def batch(rank, world, start=0):
+        return [number[id(one)] for one in next(task.batches(start, 1, rank, world))]
+
+    both = [index for start in range(3) for rank in (0, 1) for index in batch(rank, 2, start)]
+    assert sorted(both) == list(range(6))
+    assert both == [batch(0, 1, start)[0] for start in range(6)]
+
+
+def test_rehearsal_takes_its_share(material):
+    known = streams(model(), 2, first=500)
+    settings = AdaptSettings(lora=LoraSettings(rank=1), rehearse=0.5, train=QUICK)
+    built = model()
+    task = AdaptTask(
+        built, processor(built), Material(material.train, material.held_out, known), settings, Path("nowhere"), ABOUT
+    )
+    batches = task.batches(0, 100, 0, 1)
+    taken = sum(any(one is old for old in known) for one in next(batches))
+    assert 30 < taken < 70
+
+
+def launch(folder: Path, processes: int, batch_size: int, patience: int = 0) -> dict:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    paths = os.pathsep.join(str(path) for path in (SCRIPT.parents[2], SCRIPT.parent))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(folder), str(batch_size), str(patience)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return load_adapter(folder / "adapter").tensors
+
+
+def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path):
+    one, two = launch(tmp_path / "one", 1, 2), launch(tmp_path / "two", 2, 1)
+    assert any(value.abs().max() > 1e-2 for name, value in one.items() if "lora_B" in name)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-3), name
+
+
+def test_two_processes_stop_together(tmp_path):
+    launch(tmp_path, 2, 1, patience=1)
+    history = json.loads((tmp_path / "adapter.training" / "held_out.json").read_text())
+    assert 2 <= len(history) < 15
+
+
+def test_before_and_after_are_one_table(tmp_path, material):
+    manual(tmp_path / "data")
+    examples = load_examples(tmp_path / "data").examples
+    assert [prompt for prompt, _ in guides_of(examples)] == ["How do I build a red stand?"]
+    _, adapter = adapt(tmp_path / "a", material, steps=8)
+    base = model()
+    rows = compare(base, added(adapter, base), processor(base), examples, material.train, limit=0, seed=0)
+    total = next(one for one in rows if one.figure == "held_out.total")
+    assert total.after < total.before
+    assert "| held_out.total | " in table(rows)
+
+
+def test_settings_that_cannot_be_are_refused():
+    for wrong in (dict(rank=0), dict(alpha=0.0), dict(dropout=1.0), dict(places=("all",))):
+        with pytest.raises(UserError):
+            LoraSettings(**wrong)
+    with pytest.raises(UserError, match="rehearse is 1"):
+        AdaptSettings(rehearse=1.0)
+    with pytest.raises(UserError, match="0 to test on"):
+        Material(streams(model(), 1), [])

@@ -1,0 +1,117 @@
+"""`vlm adapt` from the outside, over a tiny bundle: check, train, eval, merge, convert, and `vlm guide --adapter`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from adapter_fixtures import manual, model, processor, rows_file, streams
+from typer.testing import CliRunner
+
+from adapters.folder import load_adapter
+from vlm.bundle import fingerprint, load_bundle
+from vlm.cli import app
+from vlm.events import Finished, TextDelta
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a bundle and data in it, and an adapter that was trained on them."""
+    folder = tmp_path_factory.mktemp("adapt")
+    built = model()
+    built.save_pretrained(folder / "base")
+    processor(built).save_pretrained(folder / "base")
+    for number, colour in enumerate(("red", "blue", "green", "yellow")):
+        manual(folder / "data", f"m{number}", colour)
+    result = train(folder, "adapter")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def vlm(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def train(folder, out, *more, data="data"):
+    return vlm(
+        "adapt", "train", folder / data, "-o", folder / out, "--bundle", folder / "base", "--max-steps", 3, "--rank", 2,
+        "--rehearse", 0, "--validate-every", 2, "--batch-size", 2, "--device", "cpu", *more,
+    )  # fmt: skip
+
+
+def test_training_writes_an_adapter_of_this_base_that_names_no_place(place):
+    adapter = load_adapter(place / "adapter")
+    assert adapter.manifest.base == fingerprint(place / "base")
+    assert adapter.manifest.world.colours == ("blue", "green", "red", "yellow")
+    assert adapter.manifest.data == {"Markdown manuals": 4, "held out": 1}
+    assert adapter.settings.rank == 2 and adapter.settings.alpha == 4.0
+    told = "".join(path.read_text(errors="ignore") for path in (place / "adapter").iterdir())
+    assert str(place) not in told
+    assert adapter.manifest.record[0]["steps"] == 3
+
+
+def test_the_same_command_goes_on_and_another_budget_adds_to_it(place):
+    again = train(place, "adapter", "--max-steps", 4)
+    assert again.exit_code == 0, again.output
+    assert sum(run["steps"] for run in load_adapter(place / "adapter").manifest.record) == 4
+
+
+def test_check_shows_what_there_is_and_how_the_model_sees_it(place):
+    result = vlm("adapt", "check", place / "data", "--bundle", place / "base", "--pictures", place / "sample.png")
+    assert result.exit_code == 0, result.output
+    assert "4 Markdown manuals" in result.output and "8 pictures" in result.output
+    assert "⟦# A red stand" in result.output and (place / "sample.png").is_file()
+
+
+def test_check_names_every_broken_row_and_training_refuses_them(place):
+    (place / "bad").mkdir()
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    long = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "long " * 5000}]}
+    rows_file(place / "bad" / "rows.jsonl", [good, "{", long])
+    result = vlm("adapt", "check", place / "bad", "--bundle", place / "base")
+    assert result.exit_code == 2
+    assert "rows.jsonl, line 2: no JSON" in result.output and "rows.jsonl, line 3: takes" in result.output
+    refused = train(place, "never", data="bad")
+    assert refused.exit_code == 2 and "rows.jsonl, line 2" in refused.output
+    assert not (place / "never").exists()
+
+
+def test_eval_prints_one_table_before_and_after(place):
+    result = vlm("adapt", "eval", place / "adapter", place / "data", "--bundle", place / "base", "--limit", 0)
+    assert result.exit_code == 0, result.output
+    assert "| figure | before | after | change |" in result.output and "| held_out.code |" in result.output
+
+
+def test_merge_writes_a_bundle_that_loads_without_the_adapter(place):
+    result = vlm("adapt", "merge", place / "adapter", "-o", place / "merged", "--bundle", place / "base")
+    assert result.exit_code == 0, result.output
+    merged, _ = load_bundle(place / "merged")
+    name = "text.model.layers.0.self_attn.q_proj.weight"
+    assert not merged.state_dict()[name].equal(load_bundle(place / "base")[0].state_dict()[name])
+
+
+def test_an_adapter_of_another_base_is_refused_by_name(place):
+    other = model(seed=3)
+    other.save_pretrained(place / "other")
+    processor(other).save_pretrained(place / "other")
+    result = vlm("guide", "a stand", "-o", place / "out", "--bundle", place / "other", "--adapter", place / "adapter")
+    assert result.exit_code == 2
+    assert fingerprint(place / "base") in result.output and fingerprint(place / "other") in result.output
+    assert not (place / "out").exists()
+
+
+def test_guide_answers_with_the_adapters_words_what_is_outside(place, monkeypatch):
+    said = json.loads((place / "adapter" / "adapter.json").read_text())
+    said["world"]["outside"] = "I only know stands."
+    (place / "adapter" / "adapter.json").write_text(json.dumps(said))
+    answer = [TextDelta("I cannot help."), Finished("stop", streams(model(), 1)[0])]
+    monkeypatch.setattr("adapters.answering.generate", lambda *arguments: iter(answer))
+    result = vlm(
+        "guide", "Hello", "-q", "-o", place / "out", "--bundle", place / "base", "--adapter", place / "adapter"
+    )
+    assert result.exit_code == 3 and "I only know stands." in result.output
+
+
+def test_a_run_needs_an_end(place):
+    result = train(place, "endless", "--max-steps", 0, "--minutes", 0)
+    assert result.exit_code == 2 and "a run needs an end" in result.output

@@ -1,0 +1,68 @@
+"""The worked example's script: its manuals can be learnt from, and its judge knows them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from adapters.importers import load_examples
+from vlm.flatpack import build, prompts
+from vlm.flatpack.build import stages
+from vlm.flatpack.checker import check
+from vlm.flatpack.product import FAMILIES
+from vlm.flatpack.reading import wrong_words
+from vlm.guide import PICTURE, parse_guide
+
+SCRIPT = Path(__file__).parents[2] / "docs" / "examples" / "manuals.py"
+
+
+@pytest.fixture(scope="module")
+def manuals():
+    spec = importlib.util.spec_from_file_location("manuals", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert "trolley" not in FAMILIES  # no part of the package
+    module.register_trolley()
+    yield module
+    for known in (FAMILIES, build.FIT, build._BUILDERS, prompts.MENTIONS):
+        del known["trolley"]
+
+
+@pytest.mark.parametrize("kind", ["trolley", "blueprint"])
+def test_its_manuals_are_whole_true_and_of_the_training_split(manuals, tmp_path, kind):
+    manuals.make(kind, tmp_path, 3)
+    found = load_examples(tmp_path)
+    assert not found.faults and len(found.examples) == 3 and found.title
+    for number, example in enumerate(found.examples):
+        product, prompt = manuals.case(kind, number, "train")
+        assert not product.held_out
+        assert ("blueprint" in prompt.text) == (kind == "blueprint")
+        answer = example.messages[1]["content"]
+        marked = "".join(part["text"] if part["type"] == "text" else f"\n{PICTURE}\n" for part in answer)
+        guide = parse_guide(marked)
+        parts = [f"{part.count} x {part.name}" for part in guide.parts]
+        tools = [tool.name if tool.count is None else f"{tool.count} x {tool.name}" for tool in guide.tools]
+        asked = {name: product[name] for name in prompt.stated}
+        steps = [step.text for step in guide.steps]
+        assert not wrong_words(guide.title, parts, tools, steps, asked, product.family, guide.description)
+        assert len(example.pictures) == len(stages(product))
+    picture = Image.open(found.examples[0].pictures[0])
+    product, _ = manuals.case(kind, 0, "train")
+    assert check(picture, product, 0, manuals.style_of(kind)).ok
+    assert not check(picture, product, 1, manuals.style_of(kind)).ok
+    if kind == "blueprint":
+        assert not check(picture, product, 0).ok
+
+
+def test_every_trolley_can_be_drawn_and_told_apart(manuals):
+    seen = {}
+    for number in range(24):
+        product, _ = manuals.case("trolley", number, "held_out")
+        assert product.held_out and product.family == "trolley"
+        pictures = [manuals.render(product, step) for step in range(len(stages(product)) + 1)]
+        assert len(pictures) == 5
+        seen[product] = pictures[-1].tobytes()
+    assert len(set(seen.values())) == len(seen) > 10

@@ -1,0 +1,63 @@
+"""The demo over a tiny, scripted model, served in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from agent_fixtures import GUIDE, script, tiny_agent
+
+from demo.line import Line
+from demo.menu import ModelMenu
+from demo.room import Room, Settings
+from demo.rooms import Rooms
+
+VISITOR, OTHER = "a" * 32, "b" * 32
+NAME = "c" * 32
+QUICK = Settings(temperature=1.0, code_temperature=1.0)
+
+
+def tiny_rooms(root: Path, *, line: Line | None = None, **changes) -> Rooms:
+    """Rooms over one tiny model."""
+    return Rooms(root, ModelMenu.of(tiny_agent()), line or Line(), **changes)
+
+
+def run(room: Room, running) -> list[list[dict]]:
+    """Let an action run to its end; what was shown each time."""
+    return [room.messages() for _ in running]
+
+
+def pictures(message: dict) -> list[str]:
+    """Paths of the pictures of a message."""
+    return [part["path"] for part in message["content"] if "path" in part]
+
+
+def words(message: dict) -> str:
+    """The text of a message."""
+    return "\n".join(part["text"] for part in message["content"] if "text" in part)
+
+
+@contextmanager
+def served(root: Path, pause: float = 0.0, answer: str = GUIDE, **options) -> Iterator[str]:
+    """The address of a demo that says `answer` to everything; pause: seconds that each picture's scale takes longer."""
+    import vlm.generate
+    from demo.app import build_app
+    from demo.server import launch
+
+    plain = vlm.generate._decode
+
+    def slow(*given):
+        time.sleep(pause)
+        return plain(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        script(patch, answer)
+        patch.setattr("vlm.generate._decode", slow)
+        app = build_app(tiny_agent(), root, **options)
+        try:
+            yield launch(app, wait=False, root=root)
+        finally:
+            app.close()

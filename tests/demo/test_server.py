@@ -1,0 +1,59 @@
+"""The server without a browser: what programs get, and what nobody gets."""
+
+from __future__ import annotations
+
+import base64
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from demo_fixtures import served
+from PIL import Image
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web")
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
+    with served(root) as url:
+        yield url
+
+
+def test_a_program_has_a_conversation(address: str):
+    from gradio_client import Client
+    from gradio_client.exceptions import AppError
+
+    client = Client(address, verbose=False)
+    first = client.predict(message="How do I assemble a stool?", seed=3, api_name="/chat")
+    assert first["seed"] == 3 and "1. Attach leg 1." in first["text"]
+    shown = [Image.open(io.BytesIO(base64.b64decode(picture["png"]))).size for picture in first["pictures"]]
+    assert shown == [(32, 32), (32, 32)]
+    second = client.predict(message="Again.", conversation=first["conversation"], api_name="/chat")
+    assert second["conversation"] == first["conversation"] and second["seed"] != first["seed"]
+    with pytest.raises(AppError, match="empty"):
+        client.predict(message=" ", api_name="/chat")
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/chat"], "the page's own are not public"
+
+
+@pytest.mark.parametrize("place", ["secret", "conversations", "../", "served/../secret"])
+def test_conversations_and_the_key_are_never_served(address: str, root: Path, place: str):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}gradio_api/file={root}/{place}")
+    assert refused.value.code in (403, 404)
+
+
+def test_it_listens_on_this_machine_alone(address: str):
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_the_key_is_kept_to_its_owner_and_stays(address: str, root: Path):
+    assert (root / "secret").stat().st_mode & 0o077 == 0
+    assert len((root / "secret").read_text()) == 32

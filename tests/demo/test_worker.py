@@ -1,0 +1,44 @@
+"""An answer in its own thread: batches in order, errors handed on, ended when the reader goes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from demo.worker import in_thread
+from vlm.events import ImageStarted, TextDelta
+
+
+def test_events_come_in_order_and_each_event_of_a_picture_ends_a_batch():
+    given = [TextDelta("a"), TextDelta("b"), ImageStarted(0, 1), ImageStarted(1, 1), TextDelta("c")]
+    batches = list(in_thread((event for event in given), threading.Event()))
+    assert [event for batch in batches for event in batch] == given
+    assert all(not isinstance(event, ImageStarted) for batch in batches for event in batch[:-1])
+
+
+def test_an_error_is_raised_after_what_came_before_it():
+    def running():
+        yield TextDelta("a")
+        raise MemoryError("too much")
+
+    seen = []
+    with pytest.raises(MemoryError, match="too much"):
+        for batch in in_thread(running(), threading.Event()):
+            seen += batch
+    assert seen == [TextDelta("a")]
+
+
+def test_closing_sets_cancel_and_waits_for_the_end():
+    cancel = threading.Event()
+    ended = threading.Event()
+
+    def running():
+        yield TextDelta("a")
+        cancel.wait(60)
+        ended.set()
+
+    batches = in_thread(running(), cancel)
+    next(batches)
+    batches.close()
+    assert cancel.is_set() and ended.is_set()
