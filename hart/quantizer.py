@@ -105,6 +105,13 @@ class MultiScaleQuantizer(nn.Module):
         score = torch.addmm(book.square().sum(1), flat, book.t(), alpha=-2)
         return score.argmin(dim=1).view(rows.shape[:-1])
 
+    def closeness(self, rows: Tensor, temperature: float) -> Tensor:
+        """(…, C) → (…, V): softmax of minus the squared distances to the codes over `temperature`."""
+        book = self.embedding.weight.detach().float()
+        # |x|² is the same for every code.
+        score = 2 * rows.detach().float() @ book.t() - book.square().sum(1)
+        return (score / temperature).softmax(dim=-1)
+
     def embed(self, codes: Tensor) -> Tensor:
         """(…) int64 → (…, C) float32 embeddings."""
         return F.embedding(codes, self.embedding.weight.float())
@@ -193,6 +200,14 @@ class MultiScaleQuantizer(nn.Module):
             f_hat = self.accumulate(f_hat, scale_codes, scale, hybrid=hybrid)
             steps.append(f_hat)
         return steps
+
+    @torch.no_grad()
+    def rests(self, tokens: HybridTokens) -> Tensor:
+        """Tokens of all scales → (B, total, C): the vectors that each scale's codes stand for, scale after scale."""
+        latent = self.latent(tokens)
+        before = [torch.zeros_like(latent), *self.accumulated(tokens.codes[:-1])]
+        grids = zip(before, self.schedule.sides, strict=True)
+        return torch.cat([_to_rows(_area(latent - f_hat, side)) for f_hat, side in grids], dim=1)
 
     def teacher_inputs(self, codes: tuple[Tensor, ...]) -> Tensor:
         """Codes of all K scales → (B, total - p_0², C): what scales 1 … K-1 receive, one after another.

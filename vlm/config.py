@@ -44,6 +44,8 @@ class HartVLMConfig(PreTrainedConfig):
     text_weight, code_weight, residual_weight: weights of the three losses.
     coarse_emphasis: in [0, 1]; in the code loss a row of scale k weighs area_k ** -coarse_emphasis. 0 weighs every code
         alike, 1 every scale. What a picture shows is decided at its coarse scales, which have few rows.
+    code_softness: above 0, the code loss does not ask for the one nearest code but for all codes by their closeness,
+        softmax(-squared distance / code_softness). The second nearest is often as good, and near codes draw alike.
     guidance: default guidance of generation.
     unconditional_probability: share of spans trained without context.
 
@@ -73,6 +75,7 @@ class HartVLMConfig(PreTrainedConfig):
     code_weight: float = 1.0
     residual_weight: float = 1.0
     coarse_emphasis: float = 0.0
+    code_softness: float = 0.0
     guidance: float = 0.0
     unconditional_probability: float = 0.1
 

@@ -181,7 +181,7 @@ class HartVLM(PreTrainedModel):
         output = self.stream_pass(batch, text_rows=learnt)
         labels, codes = batch.labels[learnt], batch.codes[batch.drafted]
         text, text_accuracy = _cross_entropy(output.text_logits, labels)
-        code, code_accuracy, coarse_accuracy = self._code_loss(output.code_logits, codes)
+        code, code_accuracy, coarse_accuracy = self._code_loss(output.code_logits, codes, batch)
         residual = self._residual_loss(output, batch, generator)
         config = self.config
         total = config.text_weight * text + config.code_weight * code + config.residual_weight * residual
@@ -203,7 +203,7 @@ class HartVLM(PreTrainedModel):
             parts.insert(0, torch.cat(draft, dim=1).flatten(0, 1))
         return torch.cat(parts)
 
-    def _code_loss(self, logits: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _code_loss(self, logits: Tensor, codes: Tensor, batch: StreamBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of logits (D, R, V) on codes (D, R), rows weighed by scale; accuracy of all and of coarse scales."""
         if len(codes) == 0:
             zero = logits.new_zeros((), dtype=torch.float32)
@@ -211,7 +211,12 @@ class HartVLM(PreTrainedModel):
         schedule = self.image_tokenizer.schedule
         areas = torch.tensor(schedule.areas, device=logits.device)[schedule.scale_of_row(logits.device)]
         weight = areas.float() ** -self.config.coarse_emphasis
-        each = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten(), reduction="none").view_as(codes)
+        wanted = codes.flatten()
+        if self.config.code_softness:
+            tokens = HybridTokens(codes.split(schedule.areas, dim=1), batch.residuals[batch.drafted].float())
+            quantizer = self.image_tokenizer.quantizer
+            wanted = quantizer.closeness(quantizer.rests(tokens), self.config.code_softness).flatten(0, 1)
+        each = F.cross_entropy(logits.float().flatten(0, 1), wanted, reduction="none").view_as(codes)
         right = (logits.detach().argmax(-1) == codes).float()
         coarse = sum(schedule.areas[: schedule.count // 2])
         return (each * weight).sum() / (weight.sum() * len(codes)), right.mean(), right[:, :coarse].mean()

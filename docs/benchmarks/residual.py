@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, processor = load_bundle(arguments.bundle)
     spent = [0.0]
-    sample = StreamSession._residual
+    sample = StreamSession.residual
 
     def timed(*inputs):
         begun = time.perf_counter()
@@ -34,7 +34,7 @@ def main() -> None:
         spent[0] += time.perf_counter() - begun
         return result
 
-    StreamSession._residual = timed  # type: ignore[method-assign]
+    StreamSession.residual = timed  # type: ignore[method-assign]
     print("steps  picture.truth  gain_truth  gain_psnr  ms/picture")
     for steps in (2, 4, 8, 50):
         spent[0] = 0.0

@@ -100,3 +100,24 @@ def test_a_single_scale_has_no_teacher_inputs():
     single = MultiScaleQuantizer(8, 4, ScaleSchedule((2,)), shared_convs=1)
     codes = single.encode(torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(0))).codes
     assert single.teacher_inputs(codes).shape == (2, 0, 4)
+
+
+def test_rests_are_what_the_codes_are_nearest_to(quantizer, latent):
+    trace = quantizer.trace(latent)
+    tokens = quantizer.encode(latent)
+    rests = quantizer.rests(tokens)
+    torch.testing.assert_close(rests, torch.cat(trace.rests, dim=1), atol=1e-5, rtol=0)
+    assert torch.equal(quantizer.nearest(rests), torch.cat(tokens.codes, dim=1))
+
+
+def test_closeness_ranks_codes_by_distance_and_sharpens_with_a_low_temperature(quantizer):
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(2))
+    soft, sharp = quantizer.closeness(rows, 1.0), quantizer.closeness(rows, 1e-4)
+    torch.testing.assert_close(soft.sum(-1), torch.ones(50))
+    distance = torch.cdist(rows, quantizer.embedding.weight)
+    assert torch.equal(soft.argsort(-1, descending=True)[:, :3], distance.argsort(-1)[:, :3])
+    ratio = soft[:, 0] / soft[:, 1]
+    expected = (distance[:, 1].square() - distance[:, 0].square()).exp()
+    torch.testing.assert_close(ratio, expected, rtol=1e-4, atol=0)
+    assert torch.equal(sharp.argmax(-1), quantizer.nearest(rows))
+    assert float((sharp.amax(-1) > 0.99).float().mean()) > 0.9

@@ -252,3 +252,20 @@ def test_picture_rows_are_merged_cells():
     assert ((built.picture_rows(changed) - rows).abs().sum(-1) > 1e-6).tolist() == [
         [False, False, True, False]
     ] * 2
+
+
+def test_a_soft_code_loss_asks_for_all_codes_by_their_closeness():
+    built, soft, sharp = model(), model(code_softness=0.5), model(code_softness=1e-7)
+    quantizer = built.image_tokenizer.quantizer
+    # A picture whose codes are the nearest ones, as the tokenizer makes them.
+    latent = torch.randn(1, built.config.latent_channels, 4, 4, generator=torch.Generator().manual_seed(3))
+    tokens = quantizer.encode(latent)
+    answer = [{"type": "text", "text": "1. Attach.\n"}, {"type": "image", "tokens": tokens}]
+    messages = [{"role": "user", "content": "How?"}, {"role": "assistant", "content": answer}]
+    batch = batch_of(built, processor(built).encode(messages))
+    plain, wide, narrow = (one(batch, torch.Generator().manual_seed(0)) for one in (built, soft, sharp))
+    torch.testing.assert_close(narrow.code, plain.code, rtol=1e-3, atol=0)
+    logits = built.stream_pass(batch).code_logits.log_softmax(-1)
+    wanted = quantizer.closeness(quantizer.rests(tokens), 0.5)
+    torch.testing.assert_close(wide.code, -(wanted * logits).sum(-1).mean(), rtol=1e-4, atol=0)
+    assert torch.equal(wide.code_accuracy, plain.code_accuracy)

@@ -98,8 +98,8 @@ class ModelSettings:
     vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text vocabulary;
     mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
     draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
-    residual_*: the residual head; *_weight: of the losses; coarse_emphasis: see `HartVLMConfig`; guidance: the default
-    that the bundle is saved with.
+    residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness: see `HartVLMConfig`;
+    guidance: the default that the bundle is saved with.
     """
 
     tokenizer: str = "runs/tokenizer"
@@ -112,6 +112,7 @@ class ModelSettings:
     code_weight: float = 1.0
     residual_weight: float = 1.0
     coarse_emphasis: float = 0.5
+    code_softness: float = 0.0
     guidance: float = 0.0
     draft_spans: int = 3
     mix: MixSettings = field(default_factory=MixSettings)
@@ -197,6 +198,7 @@ class ModelTask:
             "code_weight": settings.code_weight,
             "residual_weight": settings.residual_weight,
             "coarse_emphasis": settings.coarse_emphasis,
+            "code_softness": settings.code_softness,
             "guidance": settings.guidance,
         }
         pictures = image_tokenizer.config.to_dict()
