@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -17,14 +18,26 @@ from vlm.cli import app
 from vlm.cli.guide import slug
 from vlm.cli.reporting import printable
 from vlm.guide import Guide
+from vlm.reading import read_guide
 
 runner = CliRunner()
 
 
-class FakeProcessor:
-    def encode(self, messages, **options):
-        assert options == {"add_generation_prompt": True}
-        return messages
+class FakeAgent:
+    """Says what it was given, as a model with a seed would."""
+
+    def __init__(self, seed: int, says) -> None:
+        self.seed, self.says = seed, says
+
+    def guide(self, prompt: str, *, on_event, previews: bool):
+        assert not previews
+        drawn = read_guide(
+            self.says(), prompt=prompt, seed=self.seed, fingerprint="0123456789abcdef", on_event=on_event
+        )
+        steps = len(drawn.guide.steps)
+        return SimpleNamespace(
+            guide=drawn.guide, pictures=drawn.pictures, seeds=[self.seed] * steps, beside={"replay.json": "{}\n"}
+        )
 
 
 @pytest.fixture
@@ -33,17 +46,15 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("vlm.bundle.bundle_path", lambda path=None: tmp_path)
     monkeypatch.setattr("vlm.bundle.check_bundle", lambda folder: None)
-    monkeypatch.setattr("vlm.bundle.fingerprint", lambda path=None: "0123456789abcdef")
-    monkeypatch.setattr("vlm.bundle.load_bundle", lambda path=None, device="cpu": (None, FakeProcessor()))
 
     def says(*arguments, error: BaseException | None = None, **options):
-        def generate(model, processor, prompt, generation_options, cancel):
+        def answer():
             for event in events(*arguments, **options):
                 yield event
                 if error is not None:
                     raise error
 
-        monkeypatch.setattr("vlm.agent.generate", generate)
+        monkeypatch.setattr("vlm.agent.load_agent", lambda bundle, *, device, dtype, seed: FakeAgent(seed, answer))
 
     says()
     return says
@@ -69,7 +80,7 @@ def test_formats_are_chosen(fake, tmp_path):
     done = runner.invoke(app, ["guide", "a stool", "-q", "--out", "g", "--format", "zip,md"])
     assert done.exit_code == 0 and done.stdout.startswith("Wrote g/guide.md (3 steps")
     assert sorted(left(tmp_path / "g")) == [
-        "guide.json", "guide.md", "guide.zip", "steps", "steps/01.png", "steps/02.png", "steps/03.png"
+        "guide.json", "guide.md", "guide.zip", "replay.json", "steps", "steps/01.png", "steps/02.png", "steps/03.png"
     ]  # fmt: skip
     done = runner.invoke(app, ["guide", "a stool", "-q", "--out", "g.html"])
     assert done.exit_code == 0 and done.stdout.startswith("Wrote g.html (3 steps")

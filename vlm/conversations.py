@@ -23,7 +23,7 @@ from vlm.bundle import check_safetensors
 from vlm.chat import Backbone, ChatSession, Turn
 from vlm.conversion import read_anew
 from vlm.errors import UserError
-from vlm.files import output_file, output_folder
+from vlm.files import clear_leftovers, output_file, output_folder
 from vlm.generate import decode_picture
 from vlm.message import SentPicture
 from vlm.record import options_of, recorded_options
@@ -41,6 +41,9 @@ def save_conversation(session: ChatSession, folder: Path | str) -> Path:
     folder = Path(folder)
     try:
         if (folder / CONVERSATION_FILE).is_file() and not folder.is_symlink():
+            # Names in it change with what is saved, so a killed save is not met again by its own.
+            for place in (folder, folder / "pictures"):
+                clear_leftovers(place)
             _fill(session, folder)
         else:
             with output_folder(folder, marker=CONVERSATION_FILE) as staging:

@@ -24,7 +24,6 @@ from hart.tokens import HybridTokens
 from vlm.chat import ChatSession, Turn
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Event, Events, Finished, ImageDone
-from vlm.files import output_file
 from vlm.generate import picture_events
 from vlm.guide import Guide
 from vlm.message import Message, check_picture, message_text
@@ -154,13 +153,23 @@ class EditableGuide:
     def save(self, target: Path | str, **options: Any) -> Path:
         """Write the guide, see `vlm.export.save_guide` for `options`; return the path that it returns.
 
-        Where that is a folder, it gets the replay record too.
+        A folder or a zip gets the replay record too, and each picture's metadata the seed it was drawn with.
         """
-        written_to = self.drawn.save(target, **options)
-        if Path(target).is_dir():
-            with output_file(Path(target) / RECORD_FILE) as staging:
-                staging.write_text(self.record.to_json(), encoding="utf-8", newline="\n")
-        return written_to
+        return self.drawn.save(target, seeds=self.seeds, beside=self.beside, **options)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What each step's picture was drawn with: the answer's seed, or that of its last redrawing."""
+        found = [self.session.turns[self.turn].options.seed] * len(self.guide.steps)
+        for action in self.session.actions:
+            if action.turn == self.turn and action.step is not None and action.seed is not None:
+                found[action.step - 1] = action.seed
+        return tuple(found)
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """The file that goes with the guide's own in a folder or a zip: its replay record."""
+        return {RECORD_FILE: self.record.to_json()}
 
     @property
     def record(self) -> Record:

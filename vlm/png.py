@@ -18,7 +18,8 @@ MAX_PIXELS = 4096 * 4096
 
 @dataclass(frozen=True)
 class PictureOrigin:
-    """How a picture came to be: prompt and seed of its answer, the model's fingerprint, the step it shows."""
+    """How a picture came to be: prompt and seed (of its answer, or of its own
+    redrawing), the model's fingerprint, the step it shows."""
 
     prompt: str
     seed: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,9 @@ from vlm.guide import describe
 
 T = TypeVar("T")
 
+LARGEST = 2**31 - 1
+"""Whole numbers beyond it are slips of the hand: no size, count or seed of a run needs them."""
+
 
 class Settings(BaseModel):
     """Base of a config's sections: frozen, no unknown keys. Standard dataclasses may be sections too."""
@@ -31,7 +35,8 @@ def load_settings(path: Path | str, kind: type[T], overrides: Sequence[str] = ()
     """Read the YAML file at `path` into `kind` (a `Settings` or a dataclass).
 
     overrides: "section.key=value", the value in YAML, applied in order. Raises `UserError` for an unreadable
-    file, bad YAML, an unknown key (naming the nearest known one) or a value of the wrong type.
+    file, bad YAML, an unknown key (naming the nearest known one), a value of the wrong type, or a number that is
+    infinite, none, or beyond `LARGEST`.
     """
     path = Path(path)
     try:
@@ -49,9 +54,11 @@ def load_settings(path: Path | str, kind: type[T], overrides: Sequence[str] = ()
     for override in overrides:
         _override(values, override, kind)
     try:
-        return TypeAdapter(kind).validate_python(values)
+        settings = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error)}") from error
+    _refuse_endless(settings, str(path))
+    return settings
 
 
 def packaged_config(name: str) -> Path:
@@ -85,6 +92,20 @@ def _refuse_unknown(values: Mapping[Any, Any], kind: Any, source: str, prefix: s
             raise UserError(f"{source}: unknown key {prefix}{key}; {hint}")
         if isinstance(value, Mapping):
             _refuse_unknown(value, fields[key], source, f"{prefix}{key}.")
+
+
+def _refuse_endless(value: Any, source: str, key: str = "") -> None:
+    names = _fields(type(value))
+    if names is not None:
+        for name in names:
+            _refuse_endless(getattr(value, name), source, f"{key}.{name}" if key else name)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_endless(inner, source, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{source}: {key} is {value}, expected a finite number")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise UserError(f"{source}: {key} is {value:,}, expected at most {LARGEST:,}")
 
 
 def _override(values: dict[str, Any], override: str, kind: Any) -> None:

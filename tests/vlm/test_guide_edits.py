@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import zipfile
 
 import pytest
 from agent_fixtures import GREEN, GUIDE, pixels, script, tiny_agent
@@ -14,6 +15,7 @@ from vlm.events import Finished, ImageDone, ImagePreview, ImageStarted
 from vlm.generate import decode_picture
 from vlm.guide import PICTURE
 from vlm.guide_edits import EditableGuide
+from vlm.png import read_origin
 from vlm.record import Record
 from vlm.stream import parse
 
@@ -228,6 +230,10 @@ def test_a_guide_is_saved_with_its_record(made, tmp_path):
     assert (tmp_path / "stool" / "guide.html").is_file()
     record = Record.from_json((tmp_path / "stool" / "replay.json").read_bytes())
     assert [action.seed for action in record.actions] == [None, 77]
+    origins = [read_origin(tmp_path / "stool" / step.image) for step in made.guide.steps]
+    assert [origin.seed for origin in origins] == [77, 5]
+    with zipfile.ZipFile(made.save(tmp_path / "stool.zip")) as archive:
+        assert archive.read("replay.json") == (tmp_path / "stool" / "replay.json").read_bytes()
 
 
 def test_drawing_and_asking(monkeypatch, tmp_path):

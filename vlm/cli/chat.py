@@ -144,7 +144,7 @@ class Chat:
                     match event:
                         case ImageDone(image=image) if sys.stdout.isatty():
                             from vlm.cli.terminal import shown
-    
+
                             typer.echo(shown(image, os.environ), nl=False)
                         case ContextTrimmed(left=left):
                             numbers = ", ".join(str(number + 1) for number in left)
@@ -158,8 +158,8 @@ class Chat:
     def _attach(self, path: str) -> None:
         from vlm.message import check_message
 
-        # Opened now, so that a wrong path is told now.
-        check_message([Path(path)])
+        # Opened now, so that a wrong path, or one picture too many, is told now.
+        check_message([*self.pictures, Path(path)])
         self.pictures.append(Path(path))
 
     def _redraw(self, words: str) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from vlm.cli.options import Bundle, Device, Precision, Quiet, Seed, agent_for
 from vlm.cli.reporting import Debug, printable, reporting
 from vlm.errors import OutOfWorld, UserError
 
@@ -33,19 +34,15 @@ def guide(
             "--format", "-f", help="What the folder holds: some of html,pdf,md,json,zip; by default html,md,json."
         ),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Same seed, same model, same machine: same bytes.", min=0, max=2**63 - 1)
-    ] = 0,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm."),
-    ] = None,
+    seed: Seed = 0,
+    bundle: Bundle = None,
     adapter: Annotated[
         Path | None, typer.Option("--adapter", help="Folder of an adapter; see `vlm adapt`.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
+    device: Device = "cpu",
+    dtype: Precision = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a guide that is already there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write an illustrated guide: text and pictures from the same model.
@@ -55,7 +52,7 @@ def guide(
     """
     with reporting(debug):
         started = time.monotonic()
-        path, steps = _write_guide(prompt, out, formats, seed, bundle, adapter, device, force, quiet)
+        path, steps = _write_guide(prompt, out, formats, seed, bundle, adapter, device, dtype, force, quiet)
         typer.echo(f"Wrote {path} ({steps} steps, {time.monotonic() - started:.1f} s)", err=not quiet)
 
 
@@ -67,6 +64,7 @@ def _write_guide(
     bundle: Path | None,
     adapter: Path | None,
     device: str,
+    dtype: str | None,
     force: bool,
     quiet: bool,
 ) -> tuple[Path, int]:
@@ -82,37 +80,31 @@ def _write_guide(
     check_bundle(bundle_path(bundle))
     # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
     with destination(target, chosen, force) as write:
-        import torch
+        agent = agent_for(bundle, device, dtype, seed)
 
-        from vlm.agent import make_guide
-        from vlm.bundle import fingerprint, load_bundle
         from vlm.cli.progress import AnswerPrinter
-        from vlm.sampling import GenerationOptions
 
-        try:
-            model, processor = load_bundle(bundle, device=torch.device(device))
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"cannot use the device {device!r} ({error}), expected cpu or one that torch sees"
-            ) from error
-        options, show = GenerationOptions(seed=seed, previews=False), AnswerPrinter(quiet)
+        show = AnswerPrinter(quiet)
         try:
             if adapter is None:
-                drawn = make_guide(
-                    model, processor, prompt, options, fingerprint=fingerprint(bundle), on_event=show
-                )
+                made = agent.guide(prompt, on_event=show, previews=False)
+                write(made.guide, made.pictures, seeds=made.seeds, beside=made.beside)
+                steps = len(made.guide.steps)
             else:
                 from adapters.answering import adapted_guide
                 from adapters.registry import Adapters
+                from vlm.sampling import GenerationOptions
 
-                loaded = Adapters(model, fingerprint(bundle))
-                drawn = adapted_guide(loaded, loaded.load(adapter), processor, prompt, options, on_event=show)
+                loaded = Adapters(agent.model, agent.fingerprint)
+                options = GenerationOptions(seed=seed, previews=False)
+                drawn = adapted_guide(loaded, loaded.load(adapter), agent.processor, prompt, options, on_event=show)
+                write(drawn.guide, drawn.pictures)
+                steps = len(drawn.guide.steps)
         except OutOfWorld as error:
             if quiet:
                 typer.echo(printable(error.answer))
             raise
-        write(drawn.guide, drawn.pictures)
-    return first_file(target, chosen), len(drawn.guide.steps)
+    return first_file(target, chosen), steps
 
 
 def _read_input() -> str:

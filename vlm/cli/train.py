@@ -43,7 +43,8 @@ def train_tokenizer(
 
         settings = load_settings(config or packaged_config("tokenizer"), TokenizerSettings, override or ())
         _begin(out, resume)
-        train(TokenizerTask(settings), settings.train, out, resume)
+        task = TokenizerTask(settings)
+        train(task, settings.train, out, resume, task.earlier_runs())
 
 
 @train_app.command("model")
@@ -62,7 +63,8 @@ def train_model(
 
         settings = load_settings(config or packaged_config("model"), ModelSettings, override or ())
         _begin(out, resume)
-        train(ModelTask(settings), settings.train, out, resume)
+        task = ModelTask(settings)
+        train(task, settings.train, out, resume, task.earlier_runs())
 
 
 def _begin(out: Path, resume: bool) -> None:

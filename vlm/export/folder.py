@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
@@ -36,7 +37,19 @@ _FILES = {
 _LETTER = "guide-letter.pdf"
 _ONE_FILE = ("html", "pdf", "zip")
 
-Writer = Callable[[Guide, Sequence[Image.Image]], None]
+
+class Writer(Protocol):
+    """Writes a guide; the arguments are those of `save_guide`."""
+
+    def __call__(
+        self,
+        guide: Guide,
+        pictures: Sequence[Image.Image],
+        *,
+        seeds: Sequence[int] | None = None,
+        beside: Mapping[str, str] | None = None,
+    ) -> None: ...
+
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -55,16 +68,20 @@ def save_guide(
     target: Path | str,
     formats: Sequence[str] | None = None,
     force: bool = False,
+    *,
+    seeds: Sequence[int] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `guide` with its steps' `pictures` (mode "RGB") to `target`; return the path of its first form.
 
     target: a folder, or one file by its ending (.html, .pdf for A4, .zip of all forms). formats: some of
     `FORMATS` for a folder, by default `DEFAULT_FORMATS`; "pdf" is guide.pdf (A4) and guide-letter.pdf.
-    The bytes depend on guide and pictures alone. Raises `UserError` where the target cannot be written or is
-    taken; `force` replaces an earlier guide.
+    seeds: of the steps' pictures, for their metadata, where they are not all the guide's. beside: names and texts of
+    further files that a folder or a zip gets. The bytes depend on what is given alone. Raises `UserError` where the
+    target cannot be written or is taken; `force` replaces an earlier guide.
     """
     with destination(target, formats, force) as write:
-        write(guide, pictures)
+        write(guide, pictures, seeds=seeds, beside=beside)
     return first_file(target, formats)
 
 
@@ -89,52 +106,68 @@ def destination(target: Path | str, formats: Sequence[str] | None = None, force:
     kind = _kind(target)
     if kind is None:
         with output_folder(target, marker=GUIDE_FILE, force=force) as staging:
-            yield _reporting(target, lambda guide, pictures: fill_folder(guide, pictures, staging, formats))
+            yield _reporting(target, lambda *given: _fill_folder(staging, formats, *given))
         return
     if formats is not None and tuple(formats) != (kind,):
         raise UserError(f"{target} is one {kind} file, expected a folder for the formats {','.join(formats)}")
     if os.path.lexists(target) and not os.path.isdir(target) and not force:
         raise UserError(f"{target} exists; choose another place, or pass --force to replace it")
     with output_file(target) as path:
-        yield _reporting(target, lambda guide, pictures: _fill_file(guide, pictures, path, kind))
+        yield _reporting(target, lambda *given: _fill_file(path, kind, *given))
 
 
-def fill_folder(
-    guide: Guide, pictures: Sequence[Image.Image], folder: Path, formats: Sequence[str] | None = None
+def _fill_folder(
+    folder: Path,
+    formats: Sequence[str] | None,
+    guide: Guide,
+    pictures: Sequence[Image.Image],
+    seeds: Sequence[int] | None,
+    beside: Mapping[str, str],
 ) -> None:
-    """Write the files of `guide` into the existing, empty `folder`.
-
-    Raises ValueError unless there is a picture for each step.
-    """
     formats = formats or DEFAULT_FORMATS
-    steps = _write_steps(guide, pictures, folder)
+    steps = _write_steps(guide, pictures, seeds, folder)
+    more = {name: text.encode("utf-8") for name, text in beside.items()}
     files = _forms(guide, list(steps.values()), FORMATS if "zip" in formats else formats)
     if "zip" in formats:
-        (folder / _FILES["zip"]).write_bytes(to_zip(files | steps))
+        (folder / _FILES["zip"]).write_bytes(to_zip(files | steps | more))
     kept = {_FILES[name] for name in formats} | {GUIDE_FILE} | ({_LETTER} if "pdf" in formats else set())
-    for name in kept & files.keys():
-        (folder / name).write_bytes(files[name])
+    for name, content in ({name: files[name] for name in kept & files.keys()} | more).items():
+        (folder / name).write_bytes(content)
 
 
-def _fill_file(guide: Guide, pictures: Sequence[Image.Image], path: Path, kind: str) -> None:
+def _fill_file(
+    path: Path,
+    kind: str,
+    guide: Guide,
+    pictures: Sequence[Image.Image],
+    seeds: Sequence[int] | None,
+    beside: Mapping[str, str],
+) -> None:
     with tempfile.TemporaryDirectory(prefix="vlm.") as scratch:
-        steps = _write_steps(guide, pictures, Path(scratch))
+        steps = _write_steps(guide, pictures, seeds, Path(scratch))
     if kind == "zip":
-        content = to_zip(_forms(guide, list(steps.values()), FORMATS) | steps)
+        more = {name: text.encode("utf-8") for name, text in beside.items()}
+        content = to_zip(_forms(guide, list(steps.values()), FORMATS) | steps | more)
     else:
         content = _forms(guide, list(steps.values()), (kind,))[_FILES[kind]]
     path.write_bytes(content)
 
 
-def _write_steps(guide: Guide, pictures: Sequence[Image.Image], folder: Path) -> dict[str, bytes]:
-    """Write the steps' PNGs; name and content of each, in the order of the steps."""
+def _write_steps(
+    guide: Guide, pictures: Sequence[Image.Image], seeds: Sequence[int] | None, folder: Path
+) -> dict[str, bytes]:
+    """Write the steps' PNGs; name and content of each, in the order of the steps.
+
+    Raises ValueError unless there is a picture, and a seed where any is given, for each step.
+    """
+    seeds = [guide.seed] * len(guide.steps) if seeds is None else seeds
     if len(pictures) != len(guide.steps):
         raise ValueError(f"got {len(pictures)} pictures, expected one for each of {len(guide.steps)} steps")
     written = {}
-    for step, picture in zip(guide.steps, pictures, strict=True):
+    for step, picture, seed in zip(guide.steps, pictures, seeds, strict=True):
         path = folder / step.image
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(picture, path, PictureOrigin(guide.prompt, guide.seed, guide.model, step.number))
+        write_png(picture, path, PictureOrigin(guide.prompt, seed, guide.model, step.number))
         written[step.image] = path.read_bytes()
     return written
 
@@ -163,12 +196,21 @@ def _kind(target: Path) -> str | None:
     return ending if ending in _ONE_FILE else None
 
 
-def _reporting(target: Path, write: Writer) -> Writer:
+Fill = Callable[[Guide, Sequence[Image.Image], Sequence[int] | None, Mapping[str, str]], None]
+
+
+def _reporting(target: Path, write: Fill) -> Writer:
     """`write`, with a full disk and its like as a `UserError`."""
 
-    def reported(guide: Guide, pictures: Sequence[Image.Image]) -> None:
+    def reported(
+        guide: Guide,
+        pictures: Sequence[Image.Image],
+        *,
+        seeds: Sequence[int] | None = None,
+        beside: Mapping[str, str] | None = None,
+    ) -> None:
         try:
-            write(guide, pictures)
+            write(guide, pictures, seeds, beside or {})
         except OSError as error:
             raise UserError(
                 f"cannot write {target} ({error.strerror or error}); nothing was written, choose another place"

@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -175,8 +175,22 @@ class _Muon(torch.optim.Muon):
         super().zero_grad(set_to_none)
 
 
-def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True) -> nn.Module:
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """What training wrote about itself into a folder; nothing where the weights came from elsewhere."""
+    path = folder / RECORD
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def train(
+    task: Task,
+    settings: TrainSettings,
+    folder: Path,
+    resume: bool = True,
+    earlier: Sequence[dict[str, Any]] = (),
+) -> nn.Module:
     """Train until the budget is spent; returns the averaged weights' module.
+
+    earlier: what the weights that the task starts from went through, see `read_runs`.
 
     folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, `RECORD` and the task's export.
     With `resume`, a checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is
@@ -223,7 +237,7 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
     def record() -> list[dict[str, Any]]:
         """What the weights went through: one entry for each run of other settings, the last one up to now."""
         now = {"steps": step - begun[0], "minutes": round((spent - begun[1]) / 60, 2), "date": f"{date.today()}"}
-        return [*history, phase | now]
+        return [*history, phase | now] if now["steps"] else list(history)
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -298,7 +312,7 @@ def train(task: Task, settings: TrainSettings, folder: Path, resume: bool = True
     save()
     final = _averaged_copy(averaged, inner)
     if accelerator.is_main_process:
-        (folder / RECORD).write_text(json.dumps(record(), indent=2) + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(json.dumps([*earlier, *record()], indent=2) + "\n", encoding="utf-8")
         task.export(final, folder)
     accelerator.wait_for_everyone()
     return final

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
 from vlm.batch import collate
-from vlm.bundle import load_bundle, save_bundle
+from vlm.bundle import RECORD_FILE, load_bundle, save_bundle
 from vlm.config import HartVLMConfig
 from vlm.errors import UserError
 from vlm.evaluation import compare_guides
@@ -33,7 +33,7 @@ from vlm.stream import Conversation
 from vlm.text_tokenizer import train_text_tokenizer
 from vlm.training.cache import ConversationCache, weights_hash
 from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
-from vlm.training.loop import RECORD, TrainSettings
+from vlm.training.loop import TrainSettings, read_runs
 from vlm.training.tokenizer import load_tokenizer
 
 
@@ -230,6 +230,13 @@ class ModelTask:
         """See `vlm.training.loop.Task`."""
         return without_paths(differences(self.settings), ("tokenizer", "initial", "cache"))
 
+    def earlier_runs(self) -> list[dict[str, Any]]:
+        """What the initial bundle's towers went through."""
+        path = Path(self.settings.initial) / RECORD_FILE
+        if not self.settings.initial or not path.exists():
+            return []
+        return json.loads(path.read_text(encoding="utf-8")).get("model", [])
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights between hidden rows, which the "muon" optimizer takes: the towers' layers."""
         stacks = (self.module.text.model.layers, self.module.image.layers)
@@ -328,14 +335,8 @@ class ModelTask:
                     "set tokenizer=FOLDER to that one"
                 )
         module.image_tokenizer.load_state_dict(current.state_dict())
-        record = {"tokenizer": _read_record(Path(self.settings.tokenizer)), "model": _read_record(folder)}
+        record = {"tokenizer": read_runs(Path(self.settings.tokenizer)), "model": read_runs(folder)}
         save_bundle(module, self.processor, folder / "bundle", record)
-
-
-def _read_record(folder: Path) -> list[dict[str, Any]]:
-    """What a training run wrote about itself; nothing where the weights came from elsewhere."""
-    path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 @lru_cache(maxsize=1)

@@ -28,7 +28,7 @@ from vlm.flatpack.render import render
 from vlm.flatpack.style import HOUSE, random_style
 from vlm.pictures import psnr, to_images, to_tensor
 from vlm.settings import differences, without_paths
-from vlm.training.loop import TrainSettings
+from vlm.training.loop import TrainSettings, read_runs
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,10 @@ class TokenizerTask:
     def settings_record(self) -> dict[str, Any]:
         """See `vlm.training.loop.Task`."""
         return without_paths(differences(self.settings), ("decoder_of",))
+
+    def earlier_runs(self) -> list[dict[str, Any]]:
+        """What the tokenizer whose decoder is trained went through."""
+        return read_runs(Path(self.settings.decoder_of)) if self.settings.decoder_of else []
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The wide convolutions: not those that read or write pixels and latents."""
