@@ -1,14 +1,19 @@
-"""A guide in an adapter's own world: its weights, its colours, its words for what it does not know.
+"""Answering with adapters: an agent that switches them by name, and a guide in an adapter's own world.
 
-Knows the registry and how a guide is made. Does not know the command line.
+Knows the registry, agents and how a guide is made. Does not know the command line.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from adapters.folder import MANIFEST_FILE, load_adapter
 from adapters.registry import Adapters
+from vlm.agent import ChatAgent, agent_of, load_agent
+from vlm.bundle import fingerprint
 from vlm.errors import OutOfWorld, UserError
 from vlm.events import Event
 from vlm.generate import generate
@@ -16,6 +21,40 @@ from vlm.processor import StreamProcessor
 from vlm.prompt import check_prompt
 from vlm.reading import DrawnGuide, read_guide
 from vlm.sampling import GenerationOptions
+
+
+def load_adapted_agent(
+    bundle: Path | str | None, folders: Sequence[Path | str], **options: Any
+) -> tuple[ChatAgent, Adapters]:
+    """An agent whose answers may name an adapter (`reply(…, adapter=NAME)`), and the adapters of these folders.
+
+    options: of `vlm.agent.load_agent`. One answer at a time may run on such an agent, see `Adapters.use`. Raises
+    `UserError` on a bundle or an adapter that cannot be used.
+    """
+    for folder in folders:
+        # Before the model loads: a wrong folder is told at once.
+        load_adapter(folder)
+    seed, context = options.pop("seed", 0), options.pop("context", None)
+    plain = load_agent(bundle, **options)
+    adapters = Adapters(plain.model, plain.fingerprint)
+    for folder in folders:
+        adapters.load(folder)
+    agent = agent_of(
+        plain.model, plain.processor, plain.fingerprint, seed=seed, context=context, use_adapter=adapters.use
+    )
+    return agent, adapters
+
+
+def fitting_adapters(bundle: Path | str | None, places: Sequence[Path]) -> tuple[Path, ...]:
+    """The adapters of a bundle among folders and the folders directly in them. A broken one raises `UserError`."""
+    base = fingerprint(bundle)
+    found: dict[str, Path] = {}
+    for place in places:
+        inside = sorted(one for one in place.iterdir() if one.is_dir()) if place.is_dir() else []
+        for folder in (place, *inside):
+            if (folder / MANIFEST_FILE).is_file() and load_adapter(folder).manifest.base == base:
+                found.setdefault(folder.resolve().name, folder)
+    return tuple(found.values())
 
 
 def adapted_guide(

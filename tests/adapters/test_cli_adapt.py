@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from adapter_fixtures import manual, model, processor, rows_file, streams
+from adapter_fixtures import manual, model, processor, rows_file, stored, streams
 from typer.testing import CliRunner
 
-from adapters.folder import load_adapter
+from adapters.answering import fitting_adapters, load_adapted_agent
+from adapters.folder import load_adapter, save_adapter
+from adapters.lora import LoraSettings
 from vlm.bundle import fingerprint, load_bundle
 from vlm.cli import app
+from vlm.errors import UserError
 from vlm.events import Finished, TextDelta
 
 
@@ -115,3 +118,39 @@ def test_guide_answers_with_the_adapters_words_what_is_outside(place, monkeypatc
 def test_a_run_needs_an_end(place):
     result = train(place, "endless", "--max-steps", 0, "--minutes", 0)
     assert result.exit_code == 2 and "a run needs an end" in result.output
+
+
+def test_an_agent_answers_with_an_adapter_and_without_it(place, tmp_path):
+    loud = stored(model(), LoraSettings(rank=2), base=fingerprint(place / "base"))
+    save_adapter(loud, tmp_path / "loud", ["text"])
+    agent, adapters = load_adapted_agent(place / "base", [tmp_path / "loud"], seed=3)
+    assert adapters.names == ("loud",)
+
+    def answer(name):
+        *_, last = agent.session().reply("How?", adapter=name, temperature=1.0, max_new_tokens=12)
+        return last.conversation.ids.tolist()
+
+    plain, adapted = answer(None), answer("loud")
+    assert plain != adapted and answer(None) == plain and answer("loud") == adapted
+    with pytest.raises(UserError, match="no adapter 'other'"):
+        agent.session().reply("How?", adapter="other")
+
+
+@pytest.mark.parametrize("words", [("draw", "a stool", "-o", "x.png"), ("ask", "picture.png", "what?"), ("guide", "x")])
+def test_every_command_takes_the_folder_of_an_adapter(place, monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.png").write_bytes((place / "data" / "m0.png").read_bytes())
+    result = vlm(*words, "--bundle", place / "base", "--adapter", place / "data")
+    assert result.exit_code == 2 and "data" in result.output and "adapter" in result.output
+    assert len(result.output.strip().splitlines()) == 1 and not (tmp_path / "x.png").exists()
+    # With a good one the command gets as far as the model, whose random weights answer as they like.
+    assert vlm(*words, "--bundle", place / "base", "--adapter", place / "adapter").exit_code in (0, 1, 3)
+
+
+def test_adapters_are_found_beside_the_bundle_they_fit(place, tmp_path):
+    assert fitting_adapters(place / "base", [place]) == (place / "adapter",)
+    assert fitting_adapters(place / "base", [place / "adapter", place]) == (place / "adapter",)
+    other = model(seed=5)
+    other.save_pretrained(tmp_path / "other")
+    processor(other).save_pretrained(tmp_path / "other")
+    assert fitting_adapters(tmp_path / "other", [place]) == ()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.options import Adapter, Bundle, Device, Precision, Seed, Temperature, agent_for, chosen
+from vlm.cli.options import Adapter, Bundle, Device, Precision, Seed, Temperature, adapted_agent_for, chosen
 from vlm.cli.reporting import Debug, printable, reporting
 
 
@@ -34,6 +34,6 @@ def ask(
 
         # Read before the model loads: a wrong path is told at once.
         check_message([picture])
-        agent = agent_for(bundle, device, dtype, seed)
-        answer = agent.ask(picture, question, adapter=adapter, **chosen(temperature=temperature))
+        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
+        answer = agent.ask(picture, question, adapter=name, **chosen(temperature=temperature))
         typer.echo(printable(answer))

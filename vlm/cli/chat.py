@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm.cli.options import Adapter, Bundle, Device, Guidance, Precision, Seed, Temperature, agent_for, chosen
+from vlm.cli.options import Adapter, Bundle, Device, Guidance, Precision, Seed, Temperature, adapted_agent_for, chosen
 from vlm.cli.reporting import Debug, one_line, reporting
 from vlm.errors import GuideError, UserError
 
@@ -64,9 +64,9 @@ def chat(
             check_output_folder(place, marker=CONVERSATION_FILE)
         elif system is not None:
             raise UserError(f"{place} holds a conversation, whose --system cannot change; begin another")
-        agent = agent_for(bundle, device, dtype, seed)
+        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
         session = agent.load_session(place) if known else agent.session(system=system)
-        Chat(session, place, chosen(guidance=guidance, temperature=temperature), adapter).run()
+        Chat(session, place, chosen(guidance=guidance, temperature=temperature), name).run()
 
 
 class Chat:

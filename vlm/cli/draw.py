@@ -19,7 +19,7 @@ from vlm.cli.options import (
     Quiet,
     Seed,
     Temperature,
-    agent_for,
+    adapted_agent_for,
     chosen,
 )
 from vlm.cli.reporting import Debug, printable, reporting
@@ -99,7 +99,7 @@ def _draw(
     target: Path,
     seed: int,
     settings: dict[str, Any],
-    adapter: str | None,
+    adapter: Path | None,
     bundle: Path | None,
     device: str,
     dtype: str | None,
@@ -109,13 +109,13 @@ def _draw(
 
     # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
     with output_file(target) as staging:
-        agent = agent_for(bundle, device, dtype, seed)
+        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
         from vlm.cli.progress import AnswerPrinter
         from vlm.png import PictureOrigin, write_png
 
         try:
             drawing = agent.draw(
-                prompt, on_event=AnswerPrinter(quiet), previews=False, adapter=adapter, **settings
+                prompt, on_event=AnswerPrinter(quiet), previews=False, adapter=name, **settings
             )
         except OutOfWorld as error:
             if quiet:

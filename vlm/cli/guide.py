@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.options import Bundle, Device, Precision, Quiet, Seed, agent_for
+from vlm.cli.options import Adapter, Bundle, Device, Precision, Quiet, Seed, agent_for
 from vlm.cli.reporting import Debug, printable, reporting
 from vlm.errors import OutOfWorld, UserError
 
@@ -36,9 +36,7 @@ def guide(
     ] = None,
     seed: Seed = 0,
     bundle: Bundle = None,
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", help="Folder of an adapter; see `vlm adapt`.")
-    ] = None,
+    adapter: Adapter = None,
     device: Device = "cpu",
     dtype: Precision = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a guide that is already there.")] = False,
@@ -78,6 +76,10 @@ def _write_guide(
 
     chosen = None if formats is None else parse_formats(formats)
     check_bundle(bundle_path(bundle))
+    if adapter is not None:
+        from adapters.folder import load_adapter
+
+        load_adapter(adapter)
     # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
     with destination(target, chosen, force) as write:
         agent = agent_for(bundle, device, dtype, seed)

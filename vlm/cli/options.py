@@ -20,7 +20,7 @@ Guidance = Annotated[
     float | None, typer.Option(help="How strictly pictures follow the words; 0 is neutral.", min=0, max=20)
 ]
 Temperature = Annotated[float | None, typer.Option(help="Of the words; 0 always takes the likeliest.", min=0, max=10)]
-Adapter = Annotated[str | None, typer.Option("--adapter", help="Name of an adapter that is loaded.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter; see `vlm adapt`.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")]
 
 
@@ -32,6 +32,20 @@ def agent_for(bundle: Path | None, device: str, dtype: str | None, seed: int) ->
     from vlm.agent import load_agent
 
     return load_agent(bundle, device=device, dtype=dtype, seed=seed)
+
+
+def adapted_agent_for(
+    bundle: Path | None, device: str, dtype: str | None, seed: int, adapter: Path | None
+) -> tuple[ChatAgent, str | None]:
+    """The agent that the shared options describe, and the name of its adapter, if one is asked for."""
+    if adapter is None:
+        return agent_for(bundle, device, dtype, seed), None
+    from adapters.answering import load_adapted_agent
+    from vlm.bundle import bundle_path, check_bundle
+
+    check_bundle(bundle_path(bundle))
+    agent, adapters = load_adapted_agent(bundle, [adapter], device=device, dtype=dtype, seed=seed)
+    return agent, adapters.names[0]
 
 
 def chosen(**settings: float | None) -> dict[str, Any]:
