@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from vlm.conversations import save_conversation
 from vlm.events import Finished, ImageDone, TextDelta
 
 QUESTION = "How do I assemble a blue stool with three legs?"
+
+
+@pytest.mark.slow
+def test_the_readme_itself_runs(tmp_path, monkeypatch):
+    """Its Python, word for word."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(lines, "README.md", "exec"), names)
+    assert isinstance(names["event"], Finished) and names["guide"].guide.steps
+    assert (tmp_path / "stool.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.slow

@@ -45,7 +45,10 @@ DRAFTING = Style(background=(205, 222, 246))
 
 
 def register_pedestal() -> None:
-    """Tell the package's world of the family, for this process: wording, drawing and checking then know it."""
+    """Tell the package's world of the family, for this process: wording, drawing and checking then know it.
+
+    Only where pedestals are made or judged: a product of any family may then be one.
+    """
     FAMILIES["pedestal"] = PEDESTAL
     build.FIT["pedestal"] = 0.95
     build._BUILDERS["pedestal"] = _pedestal
@@ -139,7 +142,7 @@ def judged(kind: str, model: Any, processor: Any, limit: int) -> tuple[dict[str,
 
 
 def ceiling(kind: str, model: Any, processor: Any, limit: int) -> float:
-    """Share of true pictures that the checker still accepts after the tokenizer's round trip: no drawing does better."""
+    """Share of true pictures that the checker accepts after the tokenizer's round trip: no drawing does better."""
     from vlm.generate import decode_picture
 
     right = total = 0
@@ -203,7 +206,8 @@ def main() -> None:
     tripper.add_argument("--limit", type=int, default=10)
     tripper.add_argument("--bundle", type=Path)
     arguments = parser.parse_args()
-    register_pedestal()
+    if arguments.kind == "pedestal":
+        register_pedestal()
     if arguments.command == "make":
         make(arguments.kind, arguments.folder, arguments.guides)
     elif arguments.command == "judge":

@@ -24,14 +24,14 @@ def manuals():
     spec = importlib.util.spec_from_file_location("manuals", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert "trolley" not in FAMILIES  # no part of the package
-    module.register_trolley()
+    assert "pedestal" not in FAMILIES  # no part of the package
+    module.register_pedestal()
     yield module
     for known in (FAMILIES, build.FIT, build._BUILDERS, prompts.MENTIONS):
-        del known["trolley"]
+        del known["pedestal"]
 
 
-@pytest.mark.parametrize("kind", ["trolley", "blueprint"])
+@pytest.mark.parametrize("kind", ["pedestal", "drafting"])
 def test_its_manuals_are_whole_true_and_of_the_training_split(manuals, tmp_path, kind):
     manuals.make(kind, tmp_path, 3)
     found = load_examples(tmp_path)
@@ -39,7 +39,7 @@ def test_its_manuals_are_whole_true_and_of_the_training_split(manuals, tmp_path,
     for number, example in enumerate(found.examples):
         product, prompt = manuals.case(kind, number, "train")
         assert not product.held_out
-        assert ("blueprint" in prompt.text) == (kind == "blueprint")
+        assert ("drafting paper" in prompt.text) == (kind == "drafting")
         answer = example.messages[1]["content"]
         marked = "".join(part["text"] if part["type"] == "text" else f"\n{PICTURE}\n" for part in answer)
         guide = parse_guide(marked)
@@ -53,16 +53,16 @@ def test_its_manuals_are_whole_true_and_of_the_training_split(manuals, tmp_path,
     product, _ = manuals.case(kind, 0, "train")
     assert check(picture, product, 0, manuals.style_of(kind)).ok
     assert not check(picture, product, 1, manuals.style_of(kind)).ok
-    if kind == "blueprint":
+    if kind == "drafting":
         assert not check(picture, product, 0).ok
 
 
-def test_every_trolley_can_be_drawn_and_told_apart(manuals):
+def test_every_pedestal_can_be_drawn_and_told_apart(manuals):
     seen = {}
     for number in range(24):
-        product, _ = manuals.case("trolley", number, "held_out")
-        assert product.held_out and product.family == "trolley"
+        product, _ = manuals.case("pedestal", number, "held_out")
+        assert product.held_out and product.family == "pedestal"
         pictures = [manuals.render(product, step) for step in range(len(stages(product)) + 1)]
-        assert len(pictures) == 5
+        assert len(pictures) == 4
         seen[product] = pictures[-1].tobytes()
     assert len(set(seen.values())) == len(seen) > 10

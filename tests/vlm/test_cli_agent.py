@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from agent_fixtures import GREEN, GUIDE, script, tiny_agent
 from PIL import Image
 from typer.testing import CliRunner
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from picture_files import animation, huge_png, samples  # noqa: E402
 
 from vlm.cli import app
 from vlm.cli.terminal import shown
@@ -82,7 +87,7 @@ def test_ask_answers_on_standard_output(here, photo, monkeypatch):
         (["draw", "x", "-o", "/proc/none/x.png"], "cannot use /proc/none/x.png"),
         (["draw", "x", "--hart", "llm"], "needs --text-model"),
         (["draw", "x", "--size", "256"], "--size is for the public release"),
-        (["draw", "x", "--adapter", "mine"], "no adapter is loaded"),
+        (["draw", "x", "--adapter", "mine"], "mine is missing"),
         (["ask", "none.png", "what?"], "none.png"),
         (["ask", "text.png", "what?"], "text.png"),
         (["ask", "taken.png", ""], "the prompt is empty"),
@@ -100,6 +105,34 @@ def test_bad_input_is_one_line_and_two(here, arguments, told):
     assert done.exit_code == 2, done.output
     assert told in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
     assert left(here) == before
+
+
+@pytest.mark.parametrize("name", sorted(samples()))
+def test_any_whole_picture_can_be_asked_about(here, monkeypatch, name):
+    (here / name).write_bytes(samples()[name])
+    script(monkeypatch, "It is a stool.")
+    done = runner.invoke(app, ["ask", name, "what is it?"])
+    assert done.exit_code == 0 and done.stdout.strip() == "It is a stool."
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("cut.png", samples()["rgb.png"][:90]),
+        ("corrupt.jpg", samples()["plain.jpg"][:20] + bytes(200)),
+        ("moving.gif", animation("GIF")),
+        ("moving.webp", animation("WEBP")),
+        ("bomb.png", huge_png()),
+        ("words.png", b"These are words."),
+        ("empty.png", b""),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_named_in_one_line(here, monkeypatch, name, content):
+    (here / name).write_bytes(content)
+    monkeypatch.setattr("vlm.agent.load_agent", lambda *rest, **more: pytest.fail("the model was loaded"))
+    done = runner.invoke(app, ["ask", name, "what is it?"])
+    assert done.exit_code == 2 and not done.stdout
+    assert name in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [["ask", "which step is this?"], ["draw", "x", "--guidance", "-1"], ["draw"]])
