@@ -57,8 +57,8 @@ def main() -> None:
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.splitlines()]
     shown, left = "\n".join(lines).strip(), "\n".join(kept)
     Path(sys.argv[1]).write_text(
-        "# A session in the terminal\n\n`vlm chat talk --seed 1`, recorded by `python docs/benchmarks/terminal_session.py "
-        f"docs/terminal-session.md`, {date.today()}, 2 CPU cores. Lines after `>` were typed.\n\n"
+        "# A session in the terminal\n\n`vlm chat talk --seed 1`, recorded by `python docs/benchmarks/"
+        f"terminal_session.py docs/terminal-session.md`, {date.today()}, 2 CPU cores. Lines after `>` were typed.\n\n"
         f"```text\n{shown}\n```\n\nFiles that it left:\n\n```text\n{left}\n```\n",
         encoding="utf-8",
     )
