@@ -113,7 +113,7 @@ def from_markdown(text: str, place: str, base: Path) -> tuple[Example, set[str]]
     except GuideError as error:
         raise _at_line(error, [number for number, _ in kept]) from None
     prompt = str(front.get("prompt") or exported or f"Show me how to make: {draft.title}")
-    colours = {str(word).lower() for word in front.get("colours") or ()}
+    colours = {word.lower() for word in front.get("colours") or ()}
     return _example(prompt, draft, pictures, place), colours
 
 
@@ -177,6 +177,11 @@ def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
     if not isinstance(front, dict) or set(front) - _FRONT_KEYS:
         unknown = sorted(str(key) for key in set(front) - _FRONT_KEYS) if isinstance(front, dict) else ["no keys"]
         raise _Lined(1, f"front matter has the unknown key {unknown[0]!r}, expected {', '.join(sorted(_FRONT_KEYS))}")
+    colours = front.get("colours") or []
+    if not isinstance(colours, list) or not all(isinstance(word, str) for word in colours):
+        raise _Lined(1, f"front matter whose colours are {colours!r}, expected a list of words: colours: [oxblood]")
+    if not isinstance(front.get("prompt") or "", str):
+        raise _Lined(1, f"front matter whose prompt is {front['prompt']!r}, expected a sentence; put it in quotes")
     return front, ends[0] + 1
 
 
@@ -293,14 +298,18 @@ def _llava_row(row: Any) -> dict[str, Any]:
         raise UserError("no conversations, expected a list of turns")
     if unknown := set(row) - {"id", "model", "image", "images", "conversations"}:
         raise UserError(f"the unknown key {min(unknown)!r}, expected id, model, image and conversations")
-    given = row.get("image", row.get("images", []))
-    pictures = [given] if isinstance(given, str) else list(given or [])
+    if "image" in row and "images" in row:
+        raise UserError("both image and images, expected one of them")
+    given = row.get("image", row.get("images")) or []
+    if not isinstance(given, str | list):
+        raise UserError(f"the pictures are a {type(given).__name__}, expected a name or a list of names")
+    pictures = [given] if isinstance(given, str) else given
     roles = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
     queue = iter(pictures)
     messages, asked = [], 0
     for number, turn in enumerate(row["conversations"], start=1):
         speaker, value = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if speaker not in roles or not isinstance(value, str):
+        if not isinstance(speaker, str) or speaker not in roles or not isinstance(value, str):
             raise UserError(f"turn {number} is from {speaker!r}, expected human or gpt with a value")
         content: list[dict[str, Any]] = []
         for index, text in enumerate(value.split("<image>")):

@@ -138,6 +138,9 @@ def test_a_broken_row_is_named_with_its_file_and_line(tmp_path, bad, reason):
         (("* 2 x {colour} leg", "* {colour} leg"), 11, "a counted part"),
         (("<{picture}>", "<../up.png>"), 17, "not below the folder"),
         (("colours:", "colour:"), 1, "unknown key 'colour'"),
+        (("[{colour}]", "{colour}"), 1, "colours are 'red', expected a list of words"),
+        (("[{colour}]", "[7]"), 1, "colours are [7]"),
+        (("How do I build a {colour} stand?", "[how]"), 1, "prompt is ['how'], expected a sentence"),
     ],
 )
 def test_a_broken_manual_is_named_with_the_line_of_the_file(tmp_path, change, line, reason):
@@ -198,6 +201,10 @@ def test_llava_conversations_become_json_lines(tmp_path):
         ({"conversations": LLAVA["conversations"][:1]}, "no assistant turn"),
         ({"score": 1}, "unknown key 'score'"),
         ({"image": "../a.png"}, "not below the folder"),
+        ({"image": 7}, "the pictures are a int"),
+        ({"image": [7]}, "no path"),
+        ({"images": ["b.png"]}, "both image and images"),
+        ({"conversations": [{"from": ["human"], "value": "Hi"}]}, r"turn 1 is from \['human'\]"),
     ],
 )
 def test_broken_llava_rows_are_named_and_nothing_is_written(tmp_path, change, reason):
