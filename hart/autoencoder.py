@@ -120,10 +120,11 @@ class ConvolutionalEncoder(nn.Module):
         super().__init__()
         widths, groups = config.encoder_widths, config.groups
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(3, widths[0], 3, padding=1)
+        stem = config.stem_width or widths[0]
+        self.conv_in = nn.Conv2d(3, stem, 3, padding=1)
         self.down = nn.ModuleList(
             Level(
-                widths[max(i - 1, 0)], width, config.encoder_blocks[i], groups,
+                widths[i - 1] if i else stem, width, config.encoder_blocks[i], groups,
                 attention=i == last, resample="" if i == last else "down",
             )
             for i, width in enumerate(widths)

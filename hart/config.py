@@ -40,7 +40,8 @@ class TokenizerConfig(_Settings):
 
     Widths and blocks run from the finest level to the coarsest; each further level halves the grid. ``patch``
     is the side of the pixel squares that the light autoencoder folds into channels first (the convolutional
-    one has none: 1). ``residual_scale`` is what residuals are divided by for the diffusion, so that nearly
+    one has none: 1). ``stem_width`` is the width between the convolutional encoder's first convolution and its
+    first block, None for the finest level's. ``residual_scale`` is what residuals are divided by for the diffusion, so that nearly
     all of them fall into [-1, 1]. Raises ValueError when the values do not fit together.
     """
 
@@ -55,6 +56,7 @@ class TokenizerConfig(_Settings):
     residual_scale: float = 0.6
     normalise_latent: bool = True
     patch: int = 4
+    stem_width: int | None = None
     encoder_widths: tuple[int, ...] = (64, 128, 256)
     encoder_blocks: tuple[int, ...] = (1, 1, 1)
     decoder_widths: tuple[int, ...] = (96, 192, 256)
@@ -78,8 +80,10 @@ class TokenizerConfig(_Settings):
                 f"resolution must be the last side times the stride, {self.sides[-1:]} x {self.stride}, "
                 f"got {self.resolution}"
             )
-        for width in self.encoder_widths + self.decoder_widths:
-            if width % self.groups:
+        if self.autoencoder == "light" and self.stem_width is not None:
+            raise ValueError(f"the light autoencoder has no stem_width, got {self.stem_width}")
+        for width in (self.stem_width or self.groups, *self.encoder_widths, *self.decoder_widths):
+            if width < 1 or width % self.groups:
                 raise ValueError(f"every width must be a multiple of groups={self.groups}, got {width}")
         if not self.residual_scale > 0:
             raise ValueError(f"residual_scale must be positive, got {self.residual_scale}")

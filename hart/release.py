@@ -161,6 +161,7 @@ def tokenizer_config(release: Mapping[str, Any]) -> TokenizerConfig:
         residual_scale=RESIDUAL_SCALE,
         normalise_latent=False,
         patch=1,
+        stem_width=values["ch"],
         encoder_widths=widths,
         encoder_blocks=(2,) * len(widths),
         decoder_widths=widths,

@@ -116,12 +116,16 @@ def make(kind: str, folder: Path, guides: int, size: int = 128) -> None:
     (folder / "world.json").write_text(json.dumps(world) + "\n", encoding="utf-8")
 
 
-def judged(kind: str, model: Any, processor: Any, limit: int) -> tuple[dict[str, float], list[list[Image.Image]]]:
-    """Figures of a model on `limit` held-out products, and the first guides' pictures."""
+Shown = tuple[list[Image.Image], Product]
+"""The pictures of an answer, and the product that it was held to: what was asked, with what it chose itself."""
+
+
+def judged(kind: str, model: Any, processor: Any, limit: int) -> tuple[dict[str, float], list[Shown]]:
+    """Figures of a model on `limit` held-out products, and the first answers."""
     from vlm.evaluation import judge
 
     right = expected = exact = whole = 0
-    rows: list[list[Image.Image]] = []
+    rows: list[Shown] = []
     for number in range(limit):
         product, prompt = case(kind, number, "held_out")
         one = judge(model, processor, product, prompt, number)
@@ -132,7 +136,7 @@ def judged(kind: str, model: Any, processor: Any, limit: int) -> tuple[dict[str,
         exact += one.structure and not one.words
         whole += one.structure
         if number < SHOWN:
-            rows.append(one.pictures)
+            rows.append((one.pictures, one.truth or product))
     figures = {
         "picture.truth": right / max(1, expected),
         "text.exact": exact / limit,
@@ -156,14 +160,13 @@ def ceiling(kind: str, model: Any, processor: Any, limit: int) -> float:
     return right / total
 
 
-def picture_sheet(kind: str, before: list[list[Image.Image]], after: list[list[Image.Image]], size: int) -> Image.Image:
-    """Per product a row of pictures before, one after, and the true ones."""
+def picture_sheet(kind: str, before: list[Shown], after: list[Shown], size: int) -> Image.Image:
+    """Per product a row of pictures before, one after, and what would have been true of that answer."""
     most = 6
     page = Image.new("RGB", (most * size, 3 * len(before) * size), HOUSE.background)
-    for number, pair in enumerate(zip(before, after, strict=True)):
-        product, _ = case(kind, number, "held_out")
+    for number, ((plain, _), (adapted, product)) in enumerate(zip(before, after, strict=True)):
         true = [render(product, step, size, style_of(kind)) for step in range(len(stages(product)))]
-        for y, row in enumerate((*pair, true)):
+        for y, row in enumerate((plain, adapted, true)):
             for x, image in enumerate(row[:most]):
                 page.paste(image, (x * size, (3 * number + y) * size))
     return page

@@ -136,8 +136,8 @@ def tokenizer_state(tok: dict[str, Any], seed: int) -> State:
         attention(f"{name}.attn_1", widths[-1])
         block(f"{name}.block_2", widths[-1], widths[-1])
 
-    make.conv("vae.encoder.conv_in", widths[0], 3)
-    width = widths[0]
+    make.conv("vae.encoder.conv_in", tok["ch"], 3)
+    width = tok["ch"]
     for i, out in enumerate(widths):
         for j in range(2):
             block(f"vae.encoder.down.{i}.block.{j}", width, out)

@@ -80,6 +80,8 @@ def test_config_survives_json(tiny_config):
         ({"encoder_widths": (8, 15)}, "multiple of groups"),
         ({"residual_scale": 0.0}, "residual_scale"),
         ({"autoencoder": "convolutional"}, "patch 1"),
+        ({"autoencoder": "convolutional", "patch": 1, "resolution": 8, "stem_width": 3}, "multiple of groups"),
+        ({"stem_width": 8}, "no stem_width"),
     ],
 )
 def test_config_refuses_what_does_not_fit(tiny_config, change, message):

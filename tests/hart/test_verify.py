@@ -43,6 +43,10 @@ SETTINGS = {
         },
         {"v_patch_nums": [1, 3], "z_channels": 3, "share_quant_resi": 3},
     ),
+    "an autoencoder whose finest level is wider than its stem": (
+        {"patch_nums": [1, 4], "num_sampling_steps": "2", "shared_aln": True, "attn_l2_norm": False},
+        {"v_patch_nums": [1, 4], "ch_mult": [2, 1], "share_quant_resi": 2},
+    ),
     "a tokenizer of another schedule, three levels": (
         {"patch_nums": [1, 2, 3, 4], "attn_l2_norm": False},
         {"v_patch_nums": [1, 2], "ch_mult": [1, 2, 1], "share_quant_resi": 0},
