@@ -67,10 +67,10 @@ def adapted_guide(
     cancel: threading.Event | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> DrawnGuide:
-    """The guide that the model writes with an adapter (None: without), as `vlm.agent.make_guide` does for the base.
+    """The guide that the model writes with an adapter (None: without).
 
     Raises `OutOfWorld` with the adapter's own words, if it brings any, where the model answers in words alone;
-    `UserError` for a bad prompt or name, `GuideError` as there.
+    `UserError` for a bad prompt or name, `GuideError` where the answer is cancelled, cut off or not a guide.
     """
     prompt = check_prompt(prompt)
     model, world = adapters.model_for(name), adapters.world(name)

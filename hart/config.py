@@ -41,8 +41,8 @@ class TokenizerConfig(_Settings):
     Widths and blocks run from the finest level to the coarsest; each further level halves the grid. ``patch``
     is the side of the pixel squares that the light autoencoder folds into channels first (the convolutional
     one has none: 1). ``stem_width`` is the width between the convolutional encoder's first convolution and its
-    first block, None for the finest level's. ``residual_scale`` is what residuals are divided by for the diffusion, so that nearly
-    all of them fall into [-1, 1]. Raises ValueError when the values do not fit together.
+    first block, None for the finest level's. ``residual_scale`` is what residuals are divided by for the
+    diffusion, so that nearly all of them fall into [-1, 1]. Raises ValueError when the values do not fit together.
     """
 
     what: ClassVar[str] = "tokenizer"

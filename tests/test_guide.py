@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.guides import COLOURS, STOOL, events, pictures, stool
-from vlm.agent import read_guide
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.export import save_guide
 from vlm.guide import PICTURE, Guide, parse_guide
 from vlm.prompt import MAX_PROMPT, check_prompt
+from vlm.reading import read_guide
 
 
 def test_parser_reads_the_models_form():

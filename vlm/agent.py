@@ -21,19 +21,19 @@ from vlm.conversations import load_conversation
 from vlm.devices import pick_device, pick_dtype
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Event, Events
-from vlm.generate import decode_picture, generate
+from vlm.generate import decode_picture
 from vlm.guide_edits import NEXT_QUESTION, EditableGuide, NextStep, next_step
 from vlm.message import Message, check_picture
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.prompt import check_prompt
-from vlm.reading import DrawnGuide, marked_text, read_guide
+from vlm.reading import DrawnGuide, marked_text
 from vlm.record import Record
 from vlm.replay import replay_record
 from vlm.sampling import GenerationOptions
 from vlm.side_by_side import draw_together
 
-__all__ = ["ChatAgent", "Drawing", "DrawnGuide", "agent_of", "load_agent", "make_guide", "read_guide"]
+__all__ = ["ChatAgent", "Drawing", "DrawnGuide", "agent_of", "load_agent"]
 
 OnEvent = Callable[[Event], None]
 
@@ -237,30 +237,6 @@ class ChatAgent:
     def replay(self, record: Record, on_event: OnEvent | None = None) -> ChatSession:
         """Make a recorded conversation again, see `vlm.replay.replay_record`."""
         return replay_record(self.backbone, record, on_event)
-
-
-def make_guide(
-    model: HartVLM,
-    processor: StreamProcessor,
-    prompt: str,
-    options: GenerationOptions,
-    *,
-    fingerprint: str,
-    cancel: threading.Event | None = None,
-    on_event: Callable[[Event], None] | None = None,
-) -> DrawnGuide:
-    """Let the model write and draw the guide that `prompt` asks for; nothing is kept to change it afterwards.
-
-    on_event: sees every event as it comes. Raises `UserError` for a bad prompt, `OutOfWorld` where the model
-    answers in words alone, `GuideError` where the answer is cancelled, cut off or not a guide.
-    """
-    prompt = check_prompt(prompt)
-    asked = processor.encode([{"role": "user", "content": prompt}], add_generation_prompt=True)
-    try:
-        events = generate(model, processor, asked, options, cancel)
-    except ValueError as error:
-        raise UserError(f"the model cannot take this prompt ({error}); say it shorter") from error
-    return read_guide(events, prompt=prompt, seed=options.seed, fingerprint=fingerprint, on_event=on_event)
 
 
 def draw_message(prompt: str) -> str:

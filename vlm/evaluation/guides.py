@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from hart.tokens import HybridTokens
-from vlm.agent import read_guide
 from vlm.errors import GuideError, OutOfWorld
 from vlm.events import Event, ImageDone
 from vlm.flatpack.build import stages
@@ -22,6 +21,7 @@ from vlm.generate import generate
 from vlm.guide import Guide
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
+from vlm.reading import read_guide
 from vlm.sampling import GenerationOptions
 
 
