@@ -29,8 +29,10 @@ from hart.release import (
     TOKENIZER_TYPES,
     TRANSFORMER_TYPE,
     tokenizer_config,
+    tokenizer_key,
     tokenizer_state,
     transformer_config,
+    transformer_key,
     transformer_state,
 )
 from hart.tokenizer import HybridTokenizer
@@ -48,12 +50,21 @@ PORTION = 1 << 26
 
 Model = TypeVar("Model", bound=nn.Module)
 T = TypeVar("T")
-# Names of a file's tensors → our names.
-Translate = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class CheckpointError(ValueError):
     """A folder that does not hold what was expected of it; one line that says what to do."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a file names its weights. ours: its tensors under our names. theirs: one name of ours → the file's."""
+
+    ours: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    theirs: Callable[[str], str] = str
+
+
+OWN = Names()
 
 
 @dataclass(frozen=True)
@@ -79,21 +90,20 @@ def load_models(
     stored; some weights keep float32, see :mod:`hart.precision`. Raises CheckpointError.
     """
     folder, config = _model_folder(Path(folder))
-    translate: Translate = dict
-    translate_tokenizer: Translate = dict
     if config.get("format") == FORMAT:
         settings = _checked(lambda: TransformerConfig.from_dict(config["transformer"]), folder)
         tokenizer_settings = _checked(lambda: TokenizerConfig.from_dict(config["tokenizer"]), folder)
         sources = (folder / "transformer.safetensors", folder / "tokenizer.safetensors")
+        names = tokenizer_names = OWN
     else:
         beside = Path(os.path.abspath(folder)).parent / "tokenizer"
-        tokenizer_settings, tokenizer_source = _release_tokenizer(Path(tokenizer or beside))
+        tokenizer_settings, tokenizer_source, tokenizer_names = _release_tokenizer(Path(tokenizer or beside))
         settings = _checked(lambda: transformer_config(config, tokenizer_settings), folder)
         sources = (find_weights(folder), tokenizer_source)
-        translate, translate_tokenizer = transformer_state, tokenizer_state
+        names = Names(transformer_state, transformer_key)
     return HartModels(
-        fill(lambda: HartTransformer(settings), sources[0], translate, device=device, dtype=dtype),
-        fill(lambda: HybridTokenizer(tokenizer_settings), sources[1], translate_tokenizer, device=device, dtype=dtype),
+        fill(lambda: HartTransformer(settings), sources[0], names, device=device, dtype=dtype),
+        fill(lambda: HybridTokenizer(tokenizer_settings), sources[1], tokenizer_names, device=device, dtype=dtype),
         sources,
     )
 
@@ -102,8 +112,8 @@ def load_tokenizer(
     folder: Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> HybridTokenizer:
     """The tokenizer of the release's ``tokenizer`` folder alone. Raises CheckpointError."""
-    config, source = _release_tokenizer(Path(folder))
-    return fill(lambda: HybridTokenizer(config), source, tokenizer_state, device=device, dtype=dtype)
+    config, source, names = _release_tokenizer(Path(folder))
+    return fill(lambda: HybridTokenizer(config), source, names, device=device, dtype=dtype)
 
 
 def save_models(models: HartModels, folder: Path | str) -> None:
@@ -173,27 +183,27 @@ def read_file(path: Path) -> dict[str, Tensor]:
 def fill(
     build: Callable[[], Model],
     source: Path,
-    translate: Translate = dict,
+    names: Names = OWN,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """A module made by ``build()`` with the weights of ``source`` under the names that ``translate`` gives them.
+    """A module made by ``build()`` with the weights of ``source``, which has ``names`` for them.
 
     The module is built without memory and takes the tensors as they are. Those that must change device or dtype
     are converted one by one, and after every ``PORTION`` the file is let go and mapped anew: never are two
-    copies in memory. Ready for inference. Raises CheckpointError naming every missing and unexpected key, and
-    every key of another shape.
+    copies in memory. Ready for inference. Raises CheckpointError naming, as the file does, every missing and
+    unexpected key, and every key of another shape.
     """
 
     def read() -> dict[str, Tensor]:
-        return _checked(lambda: translate(read_weights(source)), source)
+        return _checked(lambda: names.ours(read_weights(source)), source)
 
     with torch.device("meta"):
-        module = build()
+        module = _checked(build, source)
     expected = module.state_dict()
     state = read()
-    _check_keys(expected, state, source)
+    _check_keys(expected, state, source, names)
     converted: dict[str, Tensor] = {}
     taken = 0
     for key in expected:
@@ -238,22 +248,26 @@ def _model_folder(folder: Path) -> tuple[Path, dict[str, Any]]:
     raise CheckpointError(f"{folder} is a model of type {kind}, expected HART's llm folder ({TRANSFORMER_TYPE})")
 
 
-def _release_tokenizer(folder: Path) -> tuple[TokenizerConfig, Path]:
+def _release_tokenizer(folder: Path) -> tuple[TokenizerConfig, Path, Names]:
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}; HART's tokenizer is expected beside its llm folder")
     values = read_config(folder)
     kind = values.get("model_type")
     if kind not in (*TOKENIZER_TYPES, None):
         raise CheckpointError(f"{folder} is a model of type {kind}, expected HART's tokenizer ({TOKENIZER_TYPES[0]})")
-    return _checked(lambda: tokenizer_config(values), folder), find_weights(folder)
+    settings = _checked(lambda: tokenizer_config(values), folder)
+    names = Names(tokenizer_state, lambda name: tokenizer_key(name, values.get("share_quant_resi", 4)))
+    return settings, find_weights(folder), names
 
 
-def _check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path) -> None:
+def _check_keys(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: Path, names: Names
+) -> None:
     problems = {
-        "missing": sorted(set(expected) - set(state)),
-        "unexpected": sorted(set(state) - set(expected)),
+        "missing": sorted(map(names.theirs, set(expected) - set(state))),
+        "unexpected": sorted(map(names.theirs, set(state) - set(expected))),
         "of another shape": sorted(
-            f"{key} {tuple(state[key].shape)} (expected {tuple(value.shape)})"
+            f"{names.theirs(key)} {tuple(state[key].shape)} (expected {tuple(value.shape)})"
             for key, value in expected.items()
             if key in state and state[key].shape != value.shape
         ),
@@ -268,7 +282,7 @@ def _checked(make: Callable[[], T], source: Path) -> T:
         return make()
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise CheckpointError(f"{source}: {error}") from error
 
 

@@ -61,6 +61,15 @@ def shared_convolution_index(scale: int, scales: int, convolutions: int) -> int:
     return int(np.flatnonzero(distance == distance.min())[-1])
 
 
+def area_resize(grid: Tensor, side: int) -> Tensor:
+    """(B, C, p, p) → (B, C, side, side): each new cell is the average of those that it touches."""
+    if grid.shape[-1] == side:
+        return grid
+    # Apple's graphics average only where one side divides the other (pytorch issue 96056); a grid is small.
+    there = grid.cpu() if grid.device.type == "mps" else grid
+    return F.interpolate(there, size=(side, side), mode="area").to(grid.device)
+
+
 class MultiScaleQuantizer(nn.Module):
     """Codebook V×C shared by all scales, and K' residual convolutions shared among them.
 
@@ -145,7 +154,7 @@ class MultiScaleQuantizer(nn.Module):
     def scale_input(self, f_hat: Tensor, scale: int) -> Tensor:
         """(B, C, p, p) → (B, p_k², C) float32: the accumulated latent, area-resized to the grid of ``scale``.
         """
-        return _to_rows(_area(f_hat.float(), self.schedule.sides[scale]))
+        return _to_rows(area_resize(f_hat.float(), self.schedule.sides[scale]))
 
     def trace(self, latent: Tensor, *, hybrid: bool = True) -> QuantizerTrace:
         """Quantise (B, C, p, p) and keep every intermediate; :meth:`encode` is the short form."""
@@ -155,7 +164,7 @@ class MultiScaleQuantizer(nn.Module):
             f_hat = self.zeros(target.shape[0]).to(target.device)
             codes, rests, accumulated = [], [], []
             for scale, side in enumerate(self.schedule.sides):
-                rest = _to_rows(_area(target - f_hat.detach(), side))
+                rest = _to_rows(area_resize(target - f_hat.detach(), side))
                 codes.append(self.nearest(rest))
                 rests.append(rest)
                 f_hat = self.accumulate(f_hat, codes[-1], scale, hybrid=hybrid)
@@ -207,7 +216,7 @@ class MultiScaleQuantizer(nn.Module):
         latent = self.latent(tokens)
         before = [torch.zeros_like(latent), *self.accumulated(tokens.codes[:-1])]
         grids = zip(before, self.schedule.sides, strict=True)
-        return torch.cat([_to_rows(_area(latent - f_hat, side)) for f_hat, side in grids], dim=1)
+        return torch.cat([_to_rows(area_resize(latent - f_hat, side)) for f_hat, side in grids], dim=1)
 
     def teacher_inputs(self, codes: tuple[Tensor, ...]) -> Tensor:
         """Codes of all K scales → (B, total - p_0², C): what scales 1 … K-1 receive, one after another.
@@ -239,10 +248,6 @@ class MultiScaleQuantizer(nn.Module):
 
 def _float32(tensor: Tensor) -> torch.autocast:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
-
-
-def _area(grid: Tensor, side: int) -> Tensor:
-    return grid if grid.shape[-1] == side else F.interpolate(grid, size=(side, side), mode="area")
 
 
 def _to_rows(grid: Tensor) -> Tensor:

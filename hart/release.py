@@ -6,6 +6,7 @@ know where files are: it takes what they hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,18 +120,16 @@ def transformer_config(release: Mapping[str, Any], tokenizer: TokenizerConfig) -
 def transformer_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The release's transformer weights under our names; keys it does not rename stay, to be found unexpected.
     """
-    state = {}
-    for key, value in release.items():
-        if key in _TRANSFORMER_IGNORED or key.endswith(_TRANSFORMER_IGNORED_SUFFIXES):
-            continue
-        name = key
-        for prefix, ours in _TRANSFORMER_PREFIXES.items():
-            if key.startswith(prefix):
-                name = ours + key.removeprefix(prefix)
-        for part, ours in _TRANSFORMER_PARTS.items():
-            name = name.replace(part, ours)
-        state[name] = value
-    return state
+    return {
+        _renamed(key, _TRANSFORMER_PREFIXES, _TRANSFORMER_PARTS): value
+        for key, value in release.items()
+        if not (key in _TRANSFORMER_IGNORED or key.endswith(_TRANSFORMER_IGNORED_SUFFIXES))
+    }
+
+
+def transformer_key(name: str) -> str:
+    """Our name of a transformer's weight → the release's, for messages about its files."""
+    return _renamed(name, _inverse(_TRANSFORMER_PREFIXES), _inverse(_TRANSFORMER_PARTS))
 
 
 def tokenizer_config(release: Mapping[str, Any]) -> TokenizerConfig:
@@ -171,21 +170,33 @@ def tokenizer_config(release: Mapping[str, Any]) -> TokenizerConfig:
 
 
 def tokenizer_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The release's tokenizer weights under our names; load the result strictly. Raises ValueError naming
-    unknown keys.
+    """The release's tokenizer weights under our names; keys it does not rename stay, to be found unexpected.
+
+    The autoencoder alone, stored without a discriminator, has no ``vae.`` before its keys.
     """
-    state, unknown = {}, []
+    state: dict[str, Tensor] = {}
     for key, value in release.items():
-        if key.startswith(_TOKENIZER_IGNORED):
+        whole = key if key.startswith(("vae.", "disc.")) else f"vae.{key}"
+        if whole.startswith(_TOKENIZER_IGNORED):
             continue
-        prefix = next((prefix for prefix in _TOKENIZER_PREFIXES if key.startswith(prefix)), None)
-        if prefix is None:
-            unknown.append(key)
-        else:
-            state[_TOKENIZER_PREFIXES[prefix] + key.removeprefix(prefix)] = value
-    if unknown:
-        raise ValueError(f"unknown keys in the release's tokenizer: {sorted(unknown)}")
+        known = whole.startswith(tuple(_TOKENIZER_PREFIXES))
+        name = _renamed(whole, _TOKENIZER_PREFIXES) if known else key
+        if name in state:
+            raise ValueError(f"two keys stand for one weight, {key} is the second; expected one of them")
+        state[name] = value
     return state
+
+
+def tokenizer_key(name: str, share_quant_resi: int) -> str:
+    """Our name of a tokenizer's weight → the release's, for messages; the config's switch names convolutions."""
+    list_name = {0: "", 1: "qresi."}.get(share_quant_resi, "qresi_ls.")
+    prefixes = _inverse(_TOKENIZER_PREFIXES)
+    del prefixes["quantizer.convolutions.0."]
+    prefixes["quantizer.convolutions." + ("0." if share_quant_resi == 1 else "")] = (
+        f"vae.quantize.quant_resi.{list_name}"
+    )
+    # The longest first: the convolutions around the quantiser are part of our encoder and decoder.
+    return _renamed(name, dict(sorted(prefixes.items(), key=lambda pair: -len(pair[0]))))
 
 
 def residual_head_state(release: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +218,28 @@ def _with_defaults(release: Mapping[str, Any], defaults: dict[str, Any], what: s
     )
     if unknown:
         raise ValueError(f"the {what}'s config has switches that are not known here: {', '.join(unknown)}")
-    return defaults | {key: value for key, value in release.items() if key in defaults}
+    given = {key: value for key, value in release.items() if key in defaults}
+    wrong = [
+        f"{key} {value!r} (expected {kind})"
+        for key, value in given.items()
+        if (kind := _other_kind(value, defaults[key]))
+    ]
+    if wrong:
+        raise ValueError(f"the {what}'s config has values of another kind: {', '.join(wrong)}")
+    return defaults | given
+
+
+def _other_kind(value: Any, default: Any) -> str | None:
+    """What kind of value was expected, when it is not that of the default. Switches take anything."""
+    if isinstance(default, list):
+        whole = isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+        return None if whole else "a list of whole numbers"
+    if type(default) is int:
+        return None if type(value) is int else "a whole number"
+    if isinstance(default, float):
+        number = isinstance(value, int | float) and math.isfinite(value)
+        return None if number else "a number"
+    return None
 
 
 def _refuse(what: str, checks: Mapping[str, tuple[Any, bool, str]]) -> None:
@@ -216,3 +248,16 @@ def _refuse(what: str, checks: Mapping[str, tuple[Any, bool, str]]) -> None:
     ]
     if wrong:
         raise ValueError(f"the {what}'s config asks for what is not implemented: {', '.join(wrong)}")
+
+
+def _renamed(key: str, prefixes: Mapping[str, str], parts: Mapping[str, str] | None = None) -> str:
+    """The first prefix that fits is replaced, then every part."""
+    prefix = next((prefix for prefix in prefixes if key.startswith(prefix)), "")
+    name = prefixes.get(prefix, "") + key.removeprefix(prefix)
+    for part, other in (parts or {}).items():
+        name = name.replace(part, other)
+    return name
+
+
+def _inverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in names.items()}

@@ -15,16 +15,15 @@ from pathlib import Path
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from hart.checkpoint import HartModels, load_models
 from hart.choosing import ChoosingOptions, RandomChooser
 from hart.drawing import DrawnScale, draw_scales
-from hart.memory import GIB, DoesNotFit, device_bytes, drawing_bytes, is_out_of_memory
+from hart.memory import GIB, DoesNotFit, best_device, device_bytes, drawing_bytes, is_out_of_memory
 from hart.picture import Event, ImageDone, ImagePreview, ImageStarted, Picture, to_image
 from hart.presets import SCHEDULES
 from hart.prompts import EncodedPrompts, Encoder, PromptEncoder
-from hart.quantizer import MultiScaleQuantizer
+from hart.quantizer import MultiScaleQuantizer, area_resize
 from hart.schedule import ScaleSchedule
 from hart.tokens import HybridTokens
 
@@ -93,15 +92,19 @@ class TextToImage:
         *,
         tokenizer: Path | str | None = None,
         instructions: str | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         moderator: Moderator | None = None,
     ) -> TextToImage:
         """Load HART (the release's ``llm`` folder, or a converted one) and its text model.
 
-        instructions: the release's instruction text, see :func:`hart.prompts.read_instructions`. Raises
+        instructions: the release's instruction text, see :func:`hart.prompts.read_instructions`. device: None for
+        the best of this machine. dtype: None for float32 on a processor, else bfloat16. Raises
         :class:`hart.checkpoint.CheckpointError`, :class:`hart.prompts.PromptError`, :class:`DoesNotFit`.
         """
+        device = torch.device(best_device() if device is None else device)
+        if dtype is None:
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
         try:
             models = load_models(folder, tokenizer=tokenizer, device=device, dtype=dtype)
             config = models.transformer.config
@@ -243,7 +246,7 @@ class TextToImage:
 
     def _preview(self, latent: Tensor) -> Image:
         side = min(latent.shape[-1], PREVIEW_CELLS)
-        return self._decode(F.interpolate(latent[None], size=(side, side), mode="area"))
+        return self._decode(area_resize(latent[None], side))
 
     def _settings(self, options: DrawOptions, size: int, scales: int) -> dict[str, str]:
         config = self.transformer.config

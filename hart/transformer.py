@@ -47,6 +47,10 @@ class Context:
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
+    def to(self, device: torch.device | str) -> Context:
+        """The same on another device."""
+        return Context(self.hidden.to(device), self.mask.to(device), self.positions.to(device))
+
     def with_unconditional(self) -> Context:
         """Twice the batch: these prompts, then as many empty ones (zeros; only position 0 is in the mask)."""
         nothing = torch.zeros_like(self.mask)
@@ -118,8 +122,9 @@ class HartTransformer(nn.Module):
             layer.attn.backend = backend
 
     def condition(self, context: Context) -> Conditioning:
-        """Embed a batch of prompts. Raises ValueError when their shape is not the model's."""
+        """Embed a batch of prompts, wherever they are. Raises ValueError when their shape is not the model's."""
         config = self.config
+        context = context.to(self.device)
         if context.hidden.shape[1:] != (config.context_tokens, config.context_width):
             raise ValueError(
                 f"expected a context (B, {config.context_tokens}, {config.context_width}), "

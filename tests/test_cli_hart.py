@@ -69,7 +69,7 @@ def test_mistakes_are_one_line_and_leave_nothing(folders, tmp_path):
     llm, text = folders
     out = tmp_path / "new" / "heart.png"
     cases = [
-        ({"device": "warp"}, "cannot use the device 'warp'"), ({"dtype": "int8"}, "--dtype must be one of"),
+        ({"device": "warp"}, "device 'warp' is unknown"), ({"dtype": "int8"}, "precision int8 is not supported"),
         ({"size": 7}, "6 pixels a side, got 7"), ({"guidance": -1.0}, "guidance"),
         ({"instructions": tmp_path / "none.txt"}, "cannot read the instruction text"),
         ({"stop_scale": 9}, r"stop_scale must be in 1\.\.3"),

@@ -14,7 +14,7 @@ import torch
 from hart_fixtures import write_release
 from safetensors.torch import save_file
 
-from hart.checkpoint import CheckpointError, fill, load_models, load_tokenizer, save_models
+from hart.checkpoint import CheckpointError, Names, fill, load_models, load_tokenizer, save_models
 from hart.config import TokenizerConfig
 
 
@@ -111,6 +111,20 @@ def test_missing_and_unexpected_keys_are_all_named(release):
         assert part in text
 
 
+def test_keys_are_named_as_the_file_names_them(release):
+    for folder, lost in (
+        ("llm", ("decoder_norm.weight", "head_nm.ln_wo_grad.weight", "lvl_embed.mlp.0.bias")),
+        ("tokenizer", ("vae.post_quant_conv.bias", "vae.quant_conv.bias", "vae.quantize.quant_resi.qresi_ls.3.bias")),
+    ):
+        path = release / folder / "pytorch_model.bin"
+        state = torch.load(path, weights_only=True)
+        torch.save({key: value for key, value in state.items() if key not in lost} | {"vae.new": torch.zeros(1)}, path)
+        with pytest.raises(CheckpointError) as error:
+            load_models(release)
+        assert f"missing: {', '.join(lost)}; unexpected: vae.new" in str(error.value)
+        torch.save(state, path)
+
+
 def test_a_switch_that_the_weights_do_not_have(release):
     path = release / "llm/config.json"
     config = json.loads(path.read_text())
@@ -127,6 +141,10 @@ def test_a_switch_that_the_weights_do_not_have(release):
         ("llm", {"num_sampling_steps": "ddim50"}, "num_sampling_steps 'ddim50'"),
         ("llm", {"use_magic": True}, "not known here: use_magic"),
         ("llm", {"num_heads": 3}, "multiple of 4"),
+        ("llm", {"depth": "2", "mlp_ratio": None}, r"depth '2' \(expected a whole number\), mlp_ratio None"),
+        ("llm", {"patch_nums": [1, 2.5]}, r"patch_nums \[1, 2\.5\] \(expected a list of whole numbers\)"),
+        ("tokenizer", {"v_patch_nums": []}, "list of whole numbers"),
+        ("tokenizer", {"share_quant_resi": -2}, "must be positive"),
         ("tokenizer", {"using_znorm": True, "quantizer_type": "var"}, r"quantizer_type 'var'.*using_znorm True"),
         ("tokenizer", {"new_switch": 2}, "not known here: new_switch"),
     ],
@@ -212,7 +230,7 @@ def test_weights_are_taken_and_not_copied(tmp_path):
         return state
 
     save_file({"weight": torch.randn(4, 3), "bias": torch.randn(4)}, tmp_path / "model.safetensors")
-    module = fill(lambda: torch.nn.Linear(3, 4), tmp_path / "model.safetensors", translate)
+    module = fill(lambda: torch.nn.Linear(3, 4), tmp_path / "model.safetensors", Names(translate))
     assert module.weight.data_ptr() == seen["weight"].data_ptr()
     assert not module.weight.requires_grad and not module.training
 

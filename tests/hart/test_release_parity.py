@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from hart.diffusion import ResidualHead, sample_residual
-from hart.release import residual_head_state, tokenizer_config, tokenizer_state
+from hart.release import (
+    residual_head_state,
+    tokenizer_config,
+    tokenizer_key,
+    tokenizer_state,
+    transformer_key,
+    transformer_state,
+)
 from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
 
@@ -86,8 +93,31 @@ def test_residual_sample_from_recorded_noise(head, golden):
     torch.testing.assert_close(0.6 * sample, golden["diff.sample"], **CLOSE)
 
 
-def test_unknown_release_keys_are_named():
-    with pytest.raises(ValueError, match="vae.surprise"):
-        tokenizer_state({"vae.surprise": torch.zeros(1)})
+@pytest.mark.parametrize("folder", ["llm", "tokenizer"])
+def test_names_go_there_and_back(folder):
+    weights = torch.load(GOLDEN / folder / "pytorch_model.bin", weights_only=True)
+    ours = transformer_state(weights) if folder == "llm" else tokenizer_state(weights)
+    assert ("residual_norm.weight" if folder == "llm" else "encoder.quant_conv.weight") in ours
+    theirs = [transformer_key(name) if folder == "llm" else tokenizer_key(name, 4) for name in ours]
+    assert all(weights[key] is value for key, value in zip(theirs, ours.values(), strict=True))
+
+
+@pytest.mark.parametrize(("shared", "key"), [(0, "0"), (1, "qresi"), (3, "qresi_ls.0")])
+def test_names_of_residual_convolutions(shared, key):
+    whole = f"vae.quantize.quant_resi.{key}.weight"
+    assert list(tokenizer_state({whole: torch.zeros(1)})) == ["quantizer.convolutions.0.weight"]
+    assert tokenizer_key("quantizer.convolutions.0.weight", shared) == whole
+
+
+def test_an_autoencoder_without_a_discriminator_has_no_prefix(tokenizer):
+    weights = torch.load(GOLDEN / "tokenizer/pytorch_model.bin", weights_only=True)
+    plain = {key.removeprefix("vae."): value for key, value in weights.items()}
+    assert set(tokenizer_state(plain)) == set(tokenizer.state_dict())
+    with pytest.raises(ValueError, match="two keys stand for one weight"):
+        tokenizer_state(weights | plain)
+
+
+def test_keys_that_are_not_the_releases():
+    assert set(tokenizer_state({"vae.surprise": torch.zeros(1), "other": torch.zeros(1)})) == {"vae.surprise", "other"}
     with pytest.raises(ValueError, match="diffloss.net"):
         residual_head_state({"head.weight": torch.zeros(1)})

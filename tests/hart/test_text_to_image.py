@@ -12,6 +12,7 @@ import torch
 from hart_fixtures import TINY_TOKENIZER, tiny_transformer, write_release, write_text_model
 from PIL import Image
 
+from hart.checkpoint import CheckpointError
 from hart.choosing import ChoosingOptions, RandomChooser
 from hart.drawing import draw_scales, guided_ratio
 from hart.memory import DoesNotFit, drawing_bytes, is_out_of_memory
@@ -158,10 +159,11 @@ def test_sizes_follow_schedules():
     assert list(TextToImage(random_models(table, TINY_TOKENIZER), FakeEncoder()).sizes) == [160]
 
 
-def test_half_precision_draws(painter):
-    models = random_models(tiny_transformer(), TINY_TOKENIZER, seed=1, dtype=torch.bfloat16)
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_half_precision_draws(name, painter):
+    models = random_models(tiny_transformer(), TINY_TOKENIZER, seed=1, dtype=getattr(torch, name))
     picture = TextToImage(models, FakeEncoder()).draw("red")[0]
-    assert picture.settings["dtype"] == "bfloat16" and pixels(picture).std() > 1
+    assert picture.settings["dtype"] == name and pixels(picture).std() > 1
 
 
 def test_out_of_memory_says_what_would_fit(painter, monkeypatch):
@@ -217,6 +219,28 @@ def test_from_folders_in_the_release_layout(tmp_path):
     first = painter.draw("red", 1)[0]
     assert first.image.size == (6, 6) and "pytorch_model.bin" in first.settings["model"]
     assert not near(painter.draw("blue", 1)[0], first)
+
+
+@pytest.mark.parametrize(
+    ("best", "given", "expected"),
+    [
+        ("cuda", {}, ("cuda", torch.bfloat16)),
+        ("cpu", {}, ("cpu", torch.float32)),
+        ("cuda", {"device": "cpu", "dtype": torch.float16}, ("cpu", torch.float16)),
+    ],
+)
+def test_device_and_precision_are_chosen_where_none_is_named(best, given, expected, monkeypatch):
+    asked = {}
+
+    def load(folder, **options):
+        asked.update(options)
+        raise CheckpointError("enough")
+
+    monkeypatch.setattr("hart.text_to_image.best_device", lambda: best)
+    monkeypatch.setattr("hart.text_to_image.load_models", load)
+    with pytest.raises(CheckpointError, match="enough"):
+        TextToImage.from_pretrained("llm", "text", **given)
+    assert (asked["device"].type, asked["dtype"]) == expected
 
 
 def test_importing_hart_pulls_in_nothing_of_chat():

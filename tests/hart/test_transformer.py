@@ -97,6 +97,15 @@ def test_the_unconditional_half_is_empty_and_does_not_touch_the_other():
 
 
 @torch.no_grad()
+def test_prompts_follow_the_model_to_its_device():
+    with torch.device("meta"):
+        model = HartTransformer(tiny_transformer(modulation="per_layer", pooling="avg"))
+    steps = ScaleSteps(model, random_prompts(model.config, 2).context.with_unconditional())
+    logits = [steps.logits(steps.step(i)) for i in (None, torch.empty(4, 4, model.config.channels, device="meta"))]
+    assert all(values.is_meta for values in logits) and logits[1].shape == (4, 4, 24)
+
+
+@torch.no_grad()
 def test_another_schedule_moves_positions_not_weights():
     model, quantizer = make()
     small = ScaleSchedule((1, 2, 3))

@@ -16,8 +16,6 @@ import typer
 from vlm.cli.reporting import Debug, printable, reporting
 from vlm.errors import UserError
 
-DTYPES = ("float32", "bfloat16", "float16")
-
 
 def convert(
     folder: Annotated[Path, typer.Argument(help="HART's llm folder, its tokenizer beside it.")],
@@ -26,16 +24,17 @@ def convert(
         Path | None, typer.Option(help="HART's tokenizer folder, where it is not beside llm.")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Store as {', '.join(DTYPES)}; by default as it is.")
+        str | None, typer.Option(help="Store as float32, bfloat16 or float16; by default as it is.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that is already there.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write the public HART release as safetensors in this package's own layout: one folder, for --hart."""
     with reporting(debug):
+        from vlm.devices import pick_dtype
         from vlm.files import output_folder
 
-        precision = _dtype(dtype) if dtype is not None else None
+        precision = pick_dtype(dtype) if dtype is not None else None
         with output_folder(out, marker="config.json", force=force) as staging, _users_errors():
             from hart.checkpoint import load_models, save_models
 
@@ -75,12 +74,10 @@ def draw_with_hart(
     None for the release's. moderator: see `hart.TextToImage`. The rest as in `hart.DrawOptions`. Returns the
     `hart.picture.Picture`. Raises UserError.
     """
-    import torch
-
+    from vlm.devices import pick_device, pick_dtype
     from vlm.files import output_file
 
     with output_file(out) as staging, _users_errors():
-        from hart.memory import best_device
         from hart.prompts import read_instructions
         from hart.text_to_image import DrawOptions, TextToImage
 
@@ -88,15 +85,13 @@ def draw_with_hart(
             guidance=guidance, size=size, stop_scale=stop_scale, top_k=top_k, top_p=top_p,
             temperature=temperature, smooth=smooth, residual_steps=residual_steps,
         )  # fmt: skip
-        place = _device(device or best_device())
-        precision = _dtype(dtype) if dtype else torch.float32 if place.type == "cpu" else torch.bfloat16
         painter = TextToImage.from_pretrained(
             hart_folder,
             text_model,
             tokenizer=tokenizer,
             instructions=None if instructions is None else read_instructions(instructions),
-            device=place,
-            dtype=precision,
+            device=None if device is None else pick_device(device),
+            dtype=None if dtype is None else pick_dtype(dtype),
             moderator=moderator,
         )
         if not quiet:
@@ -131,26 +126,6 @@ def _drawn(painter: Any, prompt: str, seed: int, options: Any, quiet: bool) -> A
                 note(f", drawn in {time.monotonic() - started:.1f} s")
     assert picture is not None
     return picture
-
-
-def _dtype(name: str) -> Any:
-    import torch
-
-    if name not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {name!r}")
-    return getattr(torch, name)
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot use the device {name!r} ({reason}), expected cpu or one that torch sees") from error
-    return device
 
 
 @contextmanager
