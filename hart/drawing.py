@@ -66,12 +66,14 @@ def draw_scales(
     residual: bool = True,
     residual_steps: int | None = None,
     sampler: Sampler | None = None,
+    one_is_neutral: bool = True,
 ) -> Iterator[DrawnScale]:
     """Draw the pictures of a batch of prompts; one event per scale, over ``quantizer``'s schedule.
 
     guidance: g ≥ 0, 0 is neutral (and costs nothing). At scale k, t = g · :func:`guided_ratio` and logits are
     (1 + t) · conditional - t · unconditional; the residual's predicted noise likewise, with the last t.
-    scales: stop after so many. residual: draw the continuous part after the last scale. Raises ValueError.
+    scales: stop after so many. residual: draw the continuous part after the last scale. one_is_neutral: the
+    release reads a guidance of the residual of exactly 1 as none. Raises ValueError.
     """
     schedule = quantizer.schedule
     count = schedule.count if scales is None else scales
@@ -95,7 +97,8 @@ def draw_scales(
         choice = chooser.codes(scale, logits)
         latent = quantizer.accumulate_embedded(latent, choice.embedded, scale)
         if residual and scale == schedule.count - 1:
-            rows = _residual(model, quantizer, hidden, choice, chooser, t, residual_steps, sampler)
+            strength = 0.0 if one_is_neutral and t == 1.0 else t
+            rows = _residual(model, quantizer, hidden, choice, chooser, strength, residual_steps, sampler)
             latent = latent + rows.transpose(1, 2).unflatten(2, (schedule.last, schedule.last))
         yield DrawnScale(scale, logits, choice.codes, latent)
 
@@ -106,7 +109,7 @@ def _residual(
     hidden: Tensor,
     choice: Choice,
     chooser: Chooser,
-    t: float,
+    guidance: float,
     steps: int | None,
     sampler: Sampler | None,
 ) -> Tensor:
@@ -116,8 +119,6 @@ def _residual(
     # The condition is the sampled code's own embedding, also where the latent takes an average of codes.
     embedded = quantizer.embed(choice.codes)
     condition = model.residual_condition(hidden, torch.cat([embedded, embedded]) if guided else embedded)
-    # The release reads a residual guidance of exactly 1 as none.
-    strength = 0.0 if t == 1.0 else t
     sample = sample_residual(
         model.residual_head,
         condition[:batch],
@@ -125,6 +126,6 @@ def _residual(
         steps=steps or model.config.residual_steps,
         sampler=sampler,
         unconditional=condition[batch:] if guided else None,
-        guidance=strength,
+        guidance=guidance,
     )
     return model.config.residual_scale * sample

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hart.memory import is_out_of_memory
 from hart.transformer import Context
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,10 @@ class PromptEncoder:
         except PromptError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
+            if is_out_of_memory(error):
+                raise
+            # The first sentence says what is wrong; more is advice on another library.
+            reason = " ".join(str(error).split()).split(". ")[0]
             raise PromptError(f"the text model in {folder} cannot be loaded ({reason})") from error
         model = getattr(model, "language_model", model).to(device).eval().requires_grad_(False)
         return PromptEncoder(model, tokenizer, length, width, instructions)

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from release_reference import LLM, TOKENIZER, transformer_state
-from release_reference import tokenizer_state as release_tokenizer_state
+from release_weights import LLM, TOKENIZER, transformer_state
+from release_weights import tokenizer_state as release_tokenizer_state
 
 from hart.config import TokenizerConfig, TransformerConfig
 

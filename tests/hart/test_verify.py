@@ -63,6 +63,15 @@ def test_folders_of_other_settings_verify(name, tmp_path):
     assert len(verdict.findings) > 15
 
 
+@pytest.mark.parametrize("one_is_neutral", [True, False])
+def test_a_residual_guidance_of_one_is_that_of_the_recording(one_is_neutral, tmp_path):
+    # Three scales: the last t is half of the guidance.
+    settings = {"attn_l2_norm": False}
+    write(tmp_path / "golden", settings, seed=5, guidances=(2,), one_is_neutral=one_is_neutral)
+    verdict = verify(tmp_path / "golden")
+    assert verdict.passed, "\n".join(map(str, verdict.findings))
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("verify") / "golden"

@@ -5,6 +5,7 @@ Knows the terminal and turns hart's errors into the user's. Does not know how an
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def draw_with_hart(
     from vlm.devices import pick_device, pick_dtype
     from vlm.files import output_file
 
-    with output_file(out) as staging, _users_errors():
+    with output_file(out) as staging, _users_errors(), _own_words(quiet):
         from hart.prompts import read_instructions
         from hart.text_to_image import DrawOptions, TextToImage
 
@@ -137,3 +138,21 @@ def _users_errors() -> Iterator[None]:
         yield
     except (ValueError, DoesNotFit) as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def _own_words(quiet: bool) -> Iterator[None]:
+    """What libraries say by themselves: a long prompt is said in this command's own form, bars not when quiet."""
+    from transformers.utils import logging as bars
+
+    log = logging.getLogger("hart.prompts")
+    level, shown = log.level, bars.is_progress_bar_enabled()
+    log.setLevel(logging.ERROR)
+    if quiet:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if shown:
+            bars.enable_progress_bar()
