@@ -13,7 +13,6 @@ from vlm.cli.guide import slug
 from vlm.cli.options import (
     Adapter,
     Bundle,
-    Device,
     Guidance,
     Precision,
     Quiet,
@@ -36,7 +35,9 @@ def draw(
     temperature: Temperature = None,
     adapter: Adapter = None,
     bundle: Bundle = None,
-    device: Device = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Where to run: cpu, cuda or mps; by default cpu, with --hart the best there is.")
+    ] = None,
     dtype: Precision = None,
     hart: Annotated[
         Path | None, typer.Option("--hart", help="HART's llm folder: draw with the public release instead.")
@@ -70,6 +71,9 @@ def draw(
         if hart is not None:
             if text_model is None:
                 raise UserError("--hart needs --text-model, the folder of the Qwen2-VL text model that goes with it")
+            for name, value in {"adapter": adapter, "bundle": bundle, "temperature": temperature}.items():
+                if value is not None:
+                    raise UserError(f"--{name} is for the bundled model; leave it out with --hart")
             from vlm.cli.hart import draw_with_hart
 
             draw_with_hart(
@@ -83,7 +87,7 @@ def draw(
             for name in (name for name, value in given.items() if value is not None):
                 raise UserError(f"--{name} is for the public release; pass --hart too, or leave it out")
             settings = chosen(guidance=guidance, temperature=temperature)
-            _draw(prompt, target, seed, settings, adapter, bundle, device, dtype, quiet)
+            _draw(prompt, target, seed, settings, adapter, bundle, device or "cpu", dtype, quiet)
         typer.echo(f"Wrote {target} ({time.monotonic() - started:.1f} s)", err=not quiet)
 
 
