@@ -15,7 +15,10 @@ Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of a model; by default the one that ships with vlm.")
 ]
 Device = Annotated[str, typer.Option(help="Where to run: cpu, cuda or mps.")]
-Precision = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; by default float32, with --hart on a GPU bfloat16.")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32, bfloat16 or float16; by default float32, with --hart on a GPU bfloat16."),
+]
 Guidance = Annotated[
     float | None, typer.Option(help="How strictly pictures follow the words; 0 is neutral.", min=0, max=20)
 ]
