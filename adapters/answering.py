@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adapters.folder import MANIFEST_FILE, load_adapter
 from adapters.registry import Adapters
-from vlm.agent import ChatAgent, agent_of, load_agent
+from vlm.agent import ChatAgent, load_agent
 from vlm.bundle import fingerprint
 from vlm.errors import OutOfWorld, UserError
 from vlm.events import Event
@@ -31,18 +32,13 @@ def load_adapted_agent(
     options: of `vlm.agent.load_agent`. One answer at a time may run on such an agent, see `Adapters.use`. Raises
     `UserError` on a bundle or an adapter that cannot be used.
     """
-    for folder in folders:
-        # Before the model loads: a wrong folder is told at once.
-        load_adapter(folder)
-    seed, context = options.pop("seed", 0), options.pop("context", None)
+    # Before the model loads: a wrong folder is told at once.
+    stored = [(load_adapter(folder), Path(folder).resolve().name) for folder in folders]
     plain = load_agent(bundle, **options)
     adapters = Adapters(plain.model, plain.fingerprint)
-    for folder in folders:
-        adapters.load(folder)
-    agent = agent_of(
-        plain.model, plain.processor, plain.fingerprint, seed=seed, context=context, use_adapter=adapters.use
-    )
-    return agent, adapters
+    for adapter, name in stored:
+        adapters.add(adapter, name)
+    return ChatAgent(replace(plain.backbone, use_adapter=adapters.use), seed=plain.seed), adapters
 
 
 def fitting_adapters(bundle: Path | str | None, places: Sequence[Path]) -> tuple[Path, ...]:

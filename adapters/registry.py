@@ -58,7 +58,11 @@ class Adapters:
         """
         name = name or Path(folder).resolve().name
         self._check_free(name)
-        stored = load_adapter(folder)
+        return self.add(load_adapter(folder), name)
+
+    def add(self, stored: StoredAdapter, name: str) -> str:
+        """The same for an adapter that is in memory."""
+        self._check_free(name)
         stored.check_base(self.fingerprint)
         self._add(name, ((stored, 1.0),))
         return name

@@ -7,7 +7,8 @@
 
 `pedestal` is a family of furniture that is no part of the package, in the house style; `drafting` draws the families
 that the model knows on blue drafting paper, where the prompt asks for it. The data are JSON lines and PNGs, as anyone
-might bring them; judging uses the package's checker, told of the family or of the style. `worked_example.py` runs all.
+might bring them; judging uses the package's checker, told of the family or of the style. `worked_example.py` runs all
+of it.
 """
 
 from __future__ import annotations

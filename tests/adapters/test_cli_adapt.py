@@ -13,6 +13,7 @@ from adapters.folder import load_adapter, save_adapter
 from adapters.lora import LoraSettings
 from vlm.bundle import fingerprint, load_bundle
 from vlm.cli import app
+from vlm.cli.options import adapted_agent_for
 from vlm.errors import UserError
 from vlm.events import Finished, TextDelta
 
@@ -154,3 +155,11 @@ def test_adapters_are_found_beside_the_bundle_they_fit(place, tmp_path):
     other.save_pretrained(tmp_path / "other")
     processor(other).save_pretrained(tmp_path / "other")
     assert fitting_adapters(tmp_path / "other", [place]) == ()
+
+
+def test_what_was_made_with_an_adapter_says_so(place):
+    plain, _, known = adapted_agent_for(place / "base", "cpu", None, 3, None)
+    assert known == plain.fingerprint == fingerprint(place / "base") and plain.seed == 3
+    agent, name, known = adapted_agent_for(place / "base", "cpu", None, 3, place / "adapter")
+    assert (name, known) == ("adapter", f"{plain.fingerprint}+{load_adapter(place / 'adapter').fingerprint()}")
+    assert agent.seed == 3

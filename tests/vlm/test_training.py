@@ -19,7 +19,7 @@ from vlm.card import write_card
 from vlm.checksums import verify_checksums
 from vlm.errors import UserError
 from vlm.training.conversations import world_text
-from vlm.training.loop import TrainSettings, rate_at, train
+from vlm.training.loop import TrainSettings, rate_at, read_runs, train
 from vlm.training.model import WIDER, MixSettings, ModelSettings, ModelTask, TowerSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
 
@@ -277,6 +277,14 @@ def test_a_bundle_tells_how_it_was_trained_and_the_card_says_so(tiny_tokenizer, 
     assert record["model"][1]["settings"]["train.steps"] == 3
     assert [run["steps"] for run in record["tokenizer"]] == [3]
 
+    # A spent budget adds nothing; a run from the bundle's weights tells of what they went through.
+    train(quick(ModelTask(longer)), longer.train, tmp_path)
+    assert json.loads((bundle / "training.json").read_text()) == record
+    further = quick(ModelTask(replace(longer, initial=str(bundle), train=replace(QUICK, steps=1))))
+    train(further, further.settings.train, tmp_path / "further", earlier=further.earlier_runs())
+    told = json.loads((tmp_path / "further" / "bundle" / "training.json").read_text())
+    assert told["model"][:2] == record["model"] and [run["steps"] for run in told["model"]] == [2, 1, 1]
+
     assert verify_checksums(bundle) and not (bundle / "README.md").exists()
     before = fingerprint(bundle)
     card = write_card(task.module, bundle, {"picture.truth": 0.5}, limit=3, seed=7).read_text()
@@ -302,7 +310,9 @@ def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path):
 
 def test_training_the_decoder_alone_leaves_codes_as_they_are(tiny_tokenizer, tmp_path):
     settings = TokenizerSettings(decoder_of=str(tiny_tokenizer), train=replace(QUICK, steps=2), workers=0)
-    train(TokenizerTask(settings), settings.train, tmp_path)
+    task = TokenizerTask(settings)
+    train(task, settings.train, tmp_path, earlier=task.earlier_runs())
+    assert [run["steps"] for run in read_runs(tmp_path)] == [3, 2]
     before, after = load_tokenizer(tiny_tokenizer).state_dict(), load_tokenizer(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder"}

@@ -34,6 +34,6 @@ def ask(
 
         # Read before the model loads: a wrong path is told at once.
         check_message([picture])
-        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
+        agent, name, _ = adapted_agent_for(bundle, device, dtype, seed, adapter)
         answer = agent.ask(picture, question, adapter=name, **chosen(temperature=temperature))
         typer.echo(printable(answer))

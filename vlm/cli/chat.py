@@ -64,7 +64,7 @@ def chat(
             check_output_folder(place, marker=CONVERSATION_FILE)
         elif system is not None:
             raise UserError(f"{place} holds a conversation, whose --system cannot change; begin another")
-        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
+        agent, name, _ = adapted_agent_for(bundle, device, dtype, seed, adapter)
         session = agent.load_session(place) if known else agent.session(system=system)
         Chat(session, place, chosen(guidance=guidance, temperature=temperature), name).run()
 

@@ -113,7 +113,7 @@ def _draw(
 
     # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
     with output_file(target) as staging:
-        agent, name = adapted_agent_for(bundle, device, dtype, seed, adapter)
+        agent, name, known_by = adapted_agent_for(bundle, device, dtype, seed, adapter)
         from vlm.cli.progress import AnswerPrinter
         from vlm.png import PictureOrigin, write_png
 
@@ -125,4 +125,4 @@ def _draw(
             if quiet:
                 typer.echo(printable(error.answer))
             raise
-        write_png(drawing.image, staging, PictureOrigin(prompt, drawing.seed, drawing.model, 0))
+        write_png(drawing.image, staging, PictureOrigin(prompt, drawing.seed, known_by, 0))

@@ -76,30 +76,23 @@ def _write_guide(
 
     chosen = None if formats is None else parse_formats(formats)
     check_bundle(bundle_path(bundle))
-    if adapter is not None:
-        from adapters.folder import load_adapter
-
-        load_adapter(adapter)
     # Entered before the model runs, so that no drawing is lost to a place that cannot be written.
     with destination(target, chosen, force) as write:
-        agent = agent_for(bundle, device, dtype, seed)
-
         from vlm.cli.progress import AnswerPrinter
 
         show = AnswerPrinter(quiet)
         try:
             if adapter is None:
-                made = agent.guide(prompt, on_event=show, previews=False)
+                made = agent_for(bundle, device, dtype, seed).guide(prompt, on_event=show, previews=False)
                 write(made.guide, made.pictures, seeds=made.seeds, beside=made.beside)
                 steps = len(made.guide.steps)
             else:
-                from adapters.answering import adapted_guide
-                from adapters.registry import Adapters
+                from adapters.answering import adapted_guide, load_adapted_agent
                 from vlm.sampling import GenerationOptions
 
-                loaded = Adapters(agent.model, agent.fingerprint)
+                agent, loaded = load_adapted_agent(bundle, [adapter], device=device, dtype=dtype)
                 options = GenerationOptions(seed=seed, previews=False)
-                drawn = adapted_guide(loaded, loaded.load(adapter), agent.processor, prompt, options, on_event=show)
+                drawn = adapted_guide(loaded, loaded.names[0], agent.processor, prompt, options, on_event=show)
                 write(drawn.guide, drawn.pictures)
                 steps = len(drawn.guide.steps)
         except OutOfWorld as error:

@@ -39,16 +39,20 @@ def agent_for(bundle: Path | None, device: str, dtype: str | None, seed: int) ->
 
 def adapted_agent_for(
     bundle: Path | None, device: str, dtype: str | None, seed: int, adapter: Path | None
-) -> tuple[ChatAgent, str | None]:
-    """The agent that the shared options describe, and the name of its adapter, if one is asked for."""
+) -> tuple[ChatAgent, str | None, str]:
+    """The agent that the shared options describe, the name of its adapter if one is asked for, and what the two are
+    known by together: the fingerprint that pictures carry.
+    """
     if adapter is None:
-        return agent_for(bundle, device, dtype, seed), None
+        agent = agent_for(bundle, device, dtype, seed)
+        return agent, None, agent.fingerprint
     from adapters.answering import load_adapted_agent
     from vlm.bundle import bundle_path, check_bundle
 
     check_bundle(bundle_path(bundle))
     agent, adapters = load_adapted_agent(bundle, [adapter], device=device, dtype=dtype, seed=seed)
-    return agent, adapters.names[0]
+    name = adapters.names[0]
+    return agent, name, adapters.fingerprint_of(name)
 
 
 def chosen(**settings: float | None) -> dict[str, Any]:

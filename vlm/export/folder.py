@@ -51,7 +51,6 @@ class Writer(Protocol):
     ) -> None: ...
 
 
-
 def parse_formats(text: str) -> tuple[str, ...]:
     """"html, pdf" → ("html", "pdf"). Raises `UserError` for an unknown format or none."""
     formats = tuple(dict.fromkeys(word.strip().lower() for word in text.split(",") if word.strip()))
