@@ -1,4 +1,4 @@
-"""Who sees whom in a training pass: one table of rows, one boolean mask.
+"""Who sees whom in a training pass: a table of rows, and the blocks of it that attend together.
 
 Knows kinds, order, spans and scales of rows. Knows no tower. The rule is the table of the design: a row sees
 
@@ -6,8 +6,11 @@ Knows kinds, order, spans and scales of rows. Knows no tower. The rule is the ta
 guidance-free), and
 - the rows of its own span and kind whose scale is not finer than its own, and itself.
 
-Each text row has an order number of its own, all rows of a span share one. Shapes: N rows, B samples, L rows
-of the longest sample.
+So nobody sees a draft row but its own span's. Draft rows are most rows of a batch: a block of all rows of a
+conversation would be mostly blocked, and each span's draft rows get a block of their own.
+
+Each text row has an order number of its own, all rows of a span share one. Shapes: N rows, B samples, D drafted
+spans of R rows each, G groups of Q queries and K keys.
 """
 
 from __future__ import annotations
@@ -29,8 +32,7 @@ class RowTable:
 
     sample, order, kind, span, scale, position: (N,) int64 (span is -1 and scale 0 for text; scale is 0 for
     picture rows). free: (N,) bool, guidance-free. text, draft, picture: how many rows of each kind.
-    slots: (B, L) int64 row numbers, samples padded at their end; filled: (B, L) bool, False for padding.
-    places: (N,) int64, where each row stands in the flattened (B·L) layout.
+    samples: B. per_span: R.
     """
 
     sample: Tensor
@@ -43,8 +45,28 @@ class RowTable:
     text: int
     draft: int
     picture: int
-    slots: Tensor
-    filled: Tensor
+    samples: int
+    per_span: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """G groups of rows that attend to one another, and nothing else does.
+
+    queries: (G, Q) and keys: (G, K) int64 row numbers, padded where groups differ; mask: (G, 1, Q, K) bool, True where
+    the query sees the key; every query, a padded one too, sees one key at least.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Every row is a query of one block. places: (N,) where each stands in the flattened queries of all blocks."""
+
+    blocks: tuple[Block, ...]
     places: Tensor
 
 
@@ -70,7 +92,6 @@ def row_table(batch: StreamBatch, config: HartVLMConfig) -> RowTable:
     scale = torch.cat([fill(0, text), scale_of_row.repeat(len(drafted)), fill(0, picture)])
     # Within a span positions advance by scale; the picture rows stand after the last scale.
     offset = torch.cat([fill(0, text), scale_of_row.repeat(len(drafted)), fill(scales, picture)])
-    slots, filled, places = _slots(sample, batch.size)
     return RowTable(
         sample=sample,
         order=per_row(batch.text_order, batch.span_order),
@@ -88,42 +109,62 @@ def row_table(batch: StreamBatch, config: HartVLMConfig) -> RowTable:
         text=text,
         draft=draft,
         picture=picture,
-        slots=slots,
-        filled=filled,
-        places=places,
+        samples=batch.size,
+        per_span=total,
     )
 
 
-def visibility(rows: RowTable) -> Tensor:
-    """(B, 1, L, L) bool, True where the query (third axis) sees the key (fourth)."""
+def visible(rows: RowTable, queries: Tensor, keys: Tensor) -> Tensor:
+    """Row numbers (…, Q) and (…, K), of any samples → (…, Q, K) bool, True where the query sees the key."""
 
     def query(values: Tensor) -> Tensor:
-        return values[rows.slots][:, :, None]
+        return values[queries][..., :, None]
 
     def key(values: Tensor) -> Tensor:
-        return values[rows.slots][:, None, :]
+        return values[keys][..., None, :]
 
     earlier = (key(rows.order) < query(rows.order)) & (key(rows.kind) != DRAFT) & ~query(rows.free)
-    same_span = (
-        (key(rows.span) == query(rows.span)) & (key(rows.kind) == query(rows.kind)) & (query(rows.span) >= 0)
-    )
+    same_span = (key(rows.span) == query(rows.span)) & (key(rows.kind) == query(rows.kind)) & (query(rows.span) >= 0)
     within = same_span & (key(rows.scale) <= query(rows.scale))
-    visible = (earlier | within) & rows.filled[:, None, :]
-    # Every row sees itself; for padding this keeps the softmax finite.
-    diagonal = torch.eye(rows.slots.shape[1], dtype=torch.bool, device=visible.device)
-    return (visible | diagonal)[:, None]
+    itself = queries[..., :, None] == keys[..., None, :]
+    return (key(rows.sample) == query(rows.sample)) & (earlier | within) | itself
 
 
-def _slots(sample: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    counts = torch.bincount(sample, minlength=size)
+def attention_blocks(rows: RowTable) -> Blocks:
+    """One block of the text and picture rows of each sample, and one of each span's draft rows if there are any."""
+    device = rows.sample.device
+    numbers = torch.arange(len(rows.sample), device=device)
+    context = numbers[rows.kind != DRAFT]
+    slots, filled, within = _padded(rows.sample[context], rows.samples)
+    shown = context[slots]
+    # A padded query repeats a row and sees what that sees, so its softmax is finite; a padded key is seen by nobody.
+    blocks = [Block(shown, shown, (visible(rows, shown, shown) & filled[:, None, :])[:, None])]
+    places = torch.empty_like(numbers)
+    places[context] = within
+    if rows.draft:
+        drafts = numbers[rows.kind == DRAFT].view(-1, rows.per_span)
+        sample = rows.sample[drafts[:, 0]]
+        keys = torch.cat([shown[sample], drafts], dim=1)
+        real = torch.cat([filled[sample], torch.ones_like(drafts, dtype=torch.bool)], dim=1)
+        blocks.append(Block(drafts, keys, (visible(rows, drafts, keys) & real[:, None, :])[:, None]))
+        places[drafts.flatten()] = shown.numel() + torch.arange(drafts.numel(), device=device)
+    return Blocks(tuple(blocks), places)
+
+
+def _padded(sample: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows by sample (M,) → their numbers as (samples, L), which of these are real, and where each row stands (M,).
+
+    Padding repeats the sample's first row. Every sample has one, be it only a text row.
+    """
+    counts = torch.bincount(sample, minlength=samples)
     length = int(counts.max())
     by_sample = torch.argsort(sample, stable=True)
     starts = counts.cumsum(0) - counts
     within = torch.arange(len(sample), device=sample.device) - starts[sample[by_sample]]
     places = torch.empty_like(sample)
     places[by_sample] = sample[by_sample] * length + within
-    slots = torch.zeros(size * length, dtype=torch.long, device=sample.device)
-    filled = torch.zeros(size * length, dtype=torch.bool, device=sample.device)
+    slots = by_sample[starts].repeat_interleave(length)
+    filled = torch.zeros(samples * length, dtype=torch.bool, device=sample.device)
     slots[places] = torch.arange(len(sample), device=sample.device)
     filled[places] = True
-    return slots.view(size, length), filled.view(size, length), places
+    return slots.view(samples, length), filled.view(samples, length), places

@@ -24,7 +24,7 @@ from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
 from vlm.batch import StreamBatch
 from vlm.config import HartVLMConfig
-from vlm.masks import row_table, visibility
+from vlm.masks import attention_blocks, row_table
 from vlm.stream import NO_LABEL
 from vlm.towers import joint_forward
 
@@ -164,7 +164,7 @@ class HartVLM(PreTrainedModel):
             self.text.model.embed_tokens(batch.text_ids),
             self._image_inputs(batch),
             rows,
-            visibility(rows),
+            attention_blocks(rows),
         )
         if text_rows is not None:
             text_hidden = text_hidden[text_rows]

@@ -2,7 +2,7 @@
 
 Knows the layers that Llama, Qwen2 and Qwen3 share. Does not know what the rows mean; the mask says who sees
 whom.
-Rows are packed: T text rows then I image rows, N = T + I; H heads of width d, B samples of at most L rows.
+Rows are packed: T text rows then I image rows, N = T + I; H heads of width d.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from vlm.masks import RowTable
+from vlm.masks import Blocks, RowTable
 
 
 def joint_forward(
-    text: Any, image: Any, text_rows: Tensor, image_rows: Tensor, rows: RowTable, mask: Tensor
+    text: Any, image: Any, text_rows: Tensor, image_rows: Tensor, rows: RowTable, blocks: Blocks
 ) -> tuple[Tensor, Tensor]:
     """Run decoder stacks `text` and `image` (each with layers, norm, rotary_emb) over one pass of mixed rows.
 
-    text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`; mask: (B, 1, L, L)
-    bool.
+    text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`, which attend by `blocks`.
     Returns the normed hidden states, (T, W) and (I, W'). Equal to the cached steps, tested in float32.
     """
     split = text_rows.shape[0]
@@ -40,7 +39,7 @@ def joint_forward(
             for layer, states, turn in zip(layers, hidden, rotary, strict=True)
         ]
         query, key, value = (torch.cat(parts) for parts in zip(*projected, strict=True))
-        attended = _attend(query, key, value, rows, mask, layers[0].self_attn.scaling)
+        attended = _attend(query, key, value, blocks, layers[0].self_attn.scaling)
         hidden = [
             _finish(layer, states, attended[part])
             for layer, states, (_, part) in zip(layers, hidden, stacks, strict=True)
@@ -62,14 +61,24 @@ def _project(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> t
     return query[0], key[0].to(value.dtype), value
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, rows: RowTable, mask: Tensor, scale: float) -> Tensor:
-    """(N, heads, d) each → (N, H·d), through the padded (B, heads, L, d) layout."""
-    query, key, value = (part[rows.slots].transpose(1, 2) for part in (query.to(value.dtype), key, value))
+def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float) -> Tensor:
+    """(N, heads, d) each → (N, H·d), block by block."""
+    query = query.to(value.dtype)
     grouped = query.shape[1] // key.shape[1]
     if grouped > 1:
         key, value = key.repeat_interleave(grouped, dim=1), value.repeat_interleave(grouped, dim=1)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    return attended.transpose(1, 2).flatten(2).flatten(0, 1)[rows.places]
+    attended = []
+    for block in blocks.blocks:
+        parts = [(query, block.queries), (key, block.keys), (value, block.keys)]
+        heads_first = [_take(part, numbers).transpose(1, 2) for part, numbers in parts]
+        out = F.scaled_dot_product_attention(*heads_first, attn_mask=block.mask, scale=scale)
+        attended.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
+    return torch.cat(attended).index_select(0, blocks.places)
+
+
+def _take(part: Tensor, numbers: Tensor) -> Tensor:
+    """(N, heads, d) and row numbers (G, Q) → (G, Q, heads, d). Indexing as such has a far slower backward pass."""
+    return part.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)
 
 
 def _finish(layer: Any, states: Tensor, attended: Tensor) -> Tensor:

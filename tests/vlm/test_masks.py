@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stream_fixtures import guide_messages, model, picture, processor
 
 from vlm.batch import collate
-from vlm.masks import DRAFT, PICTURE, TEXT, row_table, visibility
+from vlm.masks import DRAFT, PICTURE, TEXT, attention_blocks, row_table
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.stream import Conversation, parse
@@ -49,26 +49,32 @@ def sees(query: dict, key: dict) -> bool:
 @given(counts=st.lists(st.integers(0, 3), min_size=1, max_size=3), free=st.sampled_from([0.0, 0.5, 1.0]))
 def test_every_entry_follows_the_table(counts: list[int], free: float):
     table = rows_of(*(ENCODER.encode(guide_messages(BUILT, pictures=n)) for n in counts), free=free)
-    mask = visibility(table)
     names = ("sample", "order", "kind", "span", "scale", "free")
     rows = [
         dict(zip(names, values, strict=True))
         for values in zip(*(getattr(table, n).tolist() for n in names), strict=True)
     ]
-    for sample in range(len(counts)):
-        length = int(table.filled[sample].sum())
-        here = [rows[i] for i in table.slots[sample, :length].tolist()]
-        assert {row["sample"] for row in here} == {sample}
-        expected = torch.tensor([[sees(query, key) for key in here] for query in here])
-        assert torch.equal(mask[sample, 0, :length, :length], expected)
-        assert not mask[sample, 0, :length, length:].any()
-    assert mask.any(dim=-1).all()
+    expected = torch.tensor([[sees(query, key) for key in rows] for query in rows])
+    blocks = attention_blocks(table)
+    seen = []
+    for block in blocks.blocks:
+        groups, queries = block.queries.shape
+        assert block.mask.shape == (groups, 1, queries, block.keys.shape[1])
+        # Softmax over nothing is not a number.
+        assert block.mask.any(dim=-1).all()
+        for group in range(groups):
+            # How often each query of the block sees each row: a row that stands there twice must not count twice.
+            counted = torch.zeros(queries, len(rows), dtype=torch.long)
+            counted.index_add_(1, block.keys[group], block.mask[group, 0].long())
+            seen.append(counted)
+    assert torch.equal(torch.cat(seen)[blocks.places], expected.long())
 
 
-def test_rows_stand_where_their_places_say():
+def test_every_row_is_asked_once_and_stands_where_its_place_says():
     table = rows_of(*(ENCODER.encode(guide_messages(BUILT, pictures=n)) for n in (1, 3)))
-    assert torch.equal(table.slots.flatten()[table.places], torch.arange(len(table.sample)))
-    assert int(table.filled.sum()) == len(table.sample)
+    blocks = attention_blocks(table)
+    asked = torch.cat([block.queries.flatten() for block in blocks.blocks])
+    assert torch.equal(asked[blocks.places], torch.arange(len(table.sample)))
     kinds = [TEXT] * table.text + [DRAFT] * table.draft + [PICTURE] * table.picture
     assert table.kind.tolist() == kinds
 

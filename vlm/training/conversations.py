@@ -59,6 +59,9 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
     turns = [guide_turn(product, prompt.text, prompt.stated, rng)]
     if rng.random() < (0.3 if kind == "words" else 0.05):
         turns.append(change_turn(product, rng, split, guide=True))
+    elif rng.random() < 0.2:
+        # A guide is not always followed by more of the same: thanks, and requests from outside this world.
+        turns.append(outside_turn(rng, product) if rng.random() < 0.7 else talk_turn(rng, product))
     if kind == "words":
         # Cheap guides: reading prompts, copying and counting are learnt at a fraction of the cost of pictures.
         turns = [replace(turn, answer=tuple(part for part in turn.answer if isinstance(part, str))) for turn in turns]
