@@ -14,6 +14,7 @@ from pathlib import Path
 
 from adapters.folder import StoredAdapter, World, load_adapter
 from adapters.lora import apply, merge, shared_copy
+from vlm.chat import Speaker
 from vlm.errors import UserError
 from vlm.flatpack.style import COLOURS
 from vlm.model import HartVLM
@@ -102,6 +103,11 @@ class Adapters:
         parts = () if name is None else self._entry(name).parts
         added = (stored.fingerprint() + ("" if weight == 1 else f"*{weight:g}") for stored, weight in parts)
         return "+".join([self.fingerprint, *added])
+
+    def speaker(self, name: str) -> Speaker:
+        """Who answers with an adapter: the hook of `vlm.chat.Backbone`. Raises `UserError` on a name."""
+        world = self.world(name)
+        return Speaker(self.fingerprint_of(name), world.colours, world.outside)
 
     def merged(self, name: str) -> HartVLM:
         """A plain model of its own whose weights hold the adapter's. Raises `UserError` on a name."""

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from vlm.bundle import bundle_path, fingerprint, load_bundle
-from vlm.chat import Backbone, ChatSession, UseAdapter, no_adapters
+from vlm.chat import Backbone, ChatSession
 from vlm.conversations import load_conversation
 from vlm.devices import pick_device, pick_dtype
 from vlm.errors import GuideError, OutOfWorld, UserError
@@ -56,18 +56,16 @@ def load_agent(
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     context: int | None = None,
-    use_adapter: UseAdapter = no_adapters,
 ) -> ChatAgent:
     """An agent over the model in the folder `bundle` (by default the one that ships with this package).
 
     device: cpu, cuda or mps; all random draws are made on the CPU, so a seed means nearly the same picture on each.
     dtype: float32 by default. seed: of its sessions, unless told. context: positions a conversation may take, at most
-    and by default the model's. use_adapter: switches adapters by name. Raises `UserError` on a bundle or device that
-    cannot be used.
+    and by default the model's. Raises `UserError` on a bundle or device that cannot be used.
     """
     chosen, precision = pick_device(device), pick_dtype(dtype)
     model, processor = load_bundle(bundle_path(bundle), device=chosen, dtype=precision)
-    return agent_of(model, processor, fingerprint(bundle), seed=seed, context=context, use_adapter=use_adapter)
+    return agent_of(model, processor, fingerprint(bundle), seed=seed, context=context)
 
 
 def agent_of(
@@ -77,13 +75,12 @@ def agent_of(
     *,
     seed: int = 0,
     context: int | None = None,
-    use_adapter: UseAdapter = no_adapters,
 ) -> ChatAgent:
     """An agent over a model that is loaded already. Raises `UserError` on a context that the model does not have."""
     limit = model.config.text_tower.max_position_embeddings
     if context is not None and not 1 <= context <= limit:
         raise UserError(f"the model has {limit:,} positions of context, got {context:,}; choose from 1 to {limit:,}")
-    return ChatAgent(Backbone(model, processor, fingerprint, context or limit, use_adapter), seed=seed)
+    return ChatAgent(Backbone(model, processor, fingerprint, context or limit), seed=seed)
 
 
 class ChatAgent:
@@ -167,11 +164,12 @@ class ChatAgent:
         parts = session.answer_parts(turn)
         text = marked_text([part for part in parts if part["type"] == "text"])
         pictures = [part["image"] for part in parts if part["type"] == "image"]
+        by = self.backbone.speaker(turn.adapter)
         if not pictures:
             if turn.reason == "cancelled":
                 raise GuideError("the drawing was cancelled before it was done")
-            raise OutOfWorld(text)
-        return Drawing(pictures[0], text, prompt, turn.options.seed, self.fingerprint)
+            raise OutOfWorld(by.outside or text)
+        return Drawing(pictures[0], text, prompt, turn.options.seed, by.fingerprint)
 
     def draw_many(self, prompts: Sequence[str], *, seeds: Sequence[int] | None = None, **changes: Any) -> list[Drawing]:
         """One picture for each prompt, all drawn at once: on a GPU several cost little more than one.

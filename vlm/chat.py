@@ -7,7 +7,7 @@ Knows turns, seeds and what the model still sees of them. Does not know files, t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from vlm.context import turns_to_keep
 from vlm.errors import UserError
 from vlm.events import ContextTrimmed, Event, Events, Finished, Reason
+from vlm.flatpack.style import COLOURS
 from vlm.generate import answer_events, decode_picture
 from vlm.kept_stream import KeptStream
 from vlm.message import Message, Part, SentPicture, check_message
@@ -38,14 +39,40 @@ def no_adapters(model: HartVLM, name: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
+class Speaker:
+    """Who writes an answer: the model, or the model with an adapter.
+
+    fingerprint: what it is known by. colours: those that its guides may name. outside: its own words where the model
+    says that something is outside what it knows; None: the model's.
+    """
+
+    fingerprint: str
+    colours: Collection[str] = tuple(COLOURS)
+    outside: str | None = None
+
+
+@dataclass(frozen=True)
 class Backbone:
-    """What sessions share: a model, its processor and fingerprint, the positions of context used, the adapter hook."""
+    """What sessions share: a model, its processor and fingerprint, the positions of context used, and two hooks for
+    adapters: one switches the model to a named adapter, the other tells who then speaks (`UserError` if it is unknown).
+    """
 
     model: HartVLM
     processor: StreamProcessor
     fingerprint: str
     context: int
     use_adapter: UseAdapter = no_adapters
+    speaker_of: Callable[[str], Speaker] | None = None
+
+    def speaker(self, adapter: str | None) -> Speaker:
+        """Who writes an answer with an adapter (None: without any). One that is not here, as a conversation that was
+        loaded may have used, is known by its name."""
+        if adapter is None:
+            return Speaker(self.fingerprint)
+        try:
+            return self.speaker_of(adapter) if self.speaker_of else Speaker(f"{self.fingerprint}+{adapter}")
+        except UserError:
+            return Speaker(f"{self.fingerprint}+{adapter}")
 
 
 @dataclass(frozen=True)

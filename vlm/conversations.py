@@ -26,7 +26,7 @@ from vlm.errors import UserError
 from vlm.files import clear_leftovers, output_file, output_folder
 from vlm.generate import decode_picture
 from vlm.message import SentPicture
-from vlm.record import options_of, recorded_options
+from vlm.record import drawn_on, options_of, recorded_options, speaker_of
 from vlm.saved import CONVERSATION_FILE, SavedConversation, SavedPart, SavedTurn, read_message, read_saved
 from vlm.stream import Conversation, parse, span_ids
 from vlm.transcript import transcript
@@ -88,6 +88,7 @@ def _fill(session: ChatSession, folder: Path) -> None:
                 whole.save(staging)
     saved = SavedConversation(
         model=session.backbone.fingerprint,
+        **drawn_on(session),
         system=session.system,
         seed=session.seed,
         stream=stream,
@@ -147,6 +148,7 @@ def _saved_turn(session: ChatSession, number: int, pictures: _Pictures) -> Saved
         reason=turn.reason,
         context=turn.context,
         adapter=turn.adapter,
+        speaker=speaker_of(session, turn),
         origin=turn.origin,
         asked_ids=len(turn.asked.ids),
         asked_pictures=len(turn.asked.residuals),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -75,13 +75,14 @@ class EditableGuide:
         *,
         on_event: OnEvent | None = None,
         cancel: threading.Event | None = None,
+        **changes: Any,
     ) -> Image.Image:
         """Draw the picture of `step` (from 1) anew; the other steps stay. Returns the new picture.
 
-        seed: one more than any used for this guide before, unless told. Raises `UserError` on a step that the guide
-        lacks, `GuideError` when cancelled (the guide is then as before).
+        seed: one more than any used for this guide before, unless told. changes: as for `redraw_step`. Raises
+        `UserError` on a step that the guide lacks, `GuideError` when cancelled (the guide is then as before).
         """
-        return self._run(self.redrawing(step, seed, cancel=cancel), step, on_event)
+        return self._run(self.redrawing(step, seed, cancel=cancel, **changes), step, on_event)
 
     def edit_step(
         self,
@@ -91,15 +92,22 @@ class EditableGuide:
         *,
         on_event: OnEvent | None = None,
         cancel: threading.Event | None = None,
+        **changes: Any,
     ) -> Image.Image:
         """Give `step` another text, one line, and draw its picture anew from it; otherwise as `redraw`."""
-        return self._run(self.redrawing(step, seed, text, cancel=cancel), step, on_event)
+        return self._run(self.redrawing(step, seed, text, cancel=cancel, **changes), step, on_event)
 
     def redrawing(
-        self, step: int, seed: int | None = None, text: str | None = None, *, cancel: threading.Event | None = None
+        self,
+        step: int,
+        seed: int | None = None,
+        text: str | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        **changes: Any,
     ) -> Events:
         """The events of `redraw` (of `edit_step` with a text), `Finished` the last; the guide has changed by then."""
-        events = redraw_step(self.session, self.turn, step, text=text, seed=seed, cancel=cancel)
+        events = redraw_step(self.session, self.turn, step, text=text, seed=seed, cancel=cancel, **changes)
 
         def watched() -> Events:
             with closing(events):
@@ -203,7 +211,13 @@ def drawn_guide(session: ChatSession, turn: int) -> DrawnGuide:
         raise GuideError(f"the answer ended early ({asked.reason}), expected a whole guide")
     parts = session.answer_parts(asked)
     prompt = message_text(asked.message) or "a picture"
-    guide = guide_from(parts, prompt=prompt, seed=asked.options.seed, fingerprint=session.backbone.fingerprint)
+    by = session.backbone.speaker(asked.adapter)
+    try:
+        guide = guide_from(
+            parts, prompt=prompt, seed=asked.options.seed, fingerprint=by.fingerprint, colours=by.colours
+        )
+    except OutOfWorld as error:
+        raise OutOfWorld(by.outside or error.answer) from error
     return DrawnGuide(guide, tuple(part["image"] for part in parts if part["type"] == "image"))
 
 
@@ -231,11 +245,14 @@ def redraw_step(
     text: str | None = None,
     seed: int | None = None,
     cancel: threading.Event | None = None,
+    **changes: Any,
 ) -> Events:
     """Draw the picture of one step (from 1) of the guide in a turn anew, from another text if one is given.
 
-    Yields the events of that picture and `Finished`; with reason "cancelled" nothing has changed. Raises `UserError` on
-    a step that is not there or a text of more than one line, before any event.
+    changes: fields of `GenerationOptions` by name (guidance=2.0, code_temperature=0) where the picture is to be drawn
+    with other settings than the guide was; its adapter stays, as the other steps have it. Yields the events of that
+    picture and `Finished`; with reason "cancelled" nothing has changed. Raises `UserError` on a step that is not there
+    or a text of more than one line, ValueError on bad settings, before any event.
     """
     asked = session.turns[turn]
     place = step_place(asked, session.backbone.processor, step)
@@ -243,8 +260,11 @@ def redraw_step(
         text = check_prompt(text)
         if "\n" in text or "\r" in text:
             raise UserError(f"the text of step {step} has several lines, expected one; join them")
-    options = replace(asked.options, seed=next_seed(session, turn) if seed is None else seed)
-    return session.running(_redraw(session, turn, place, text, options, cancel or threading.Event()))
+    chosen = next_seed(session, turn) if seed is None else seed
+    options = session.options(asked.options, {**changes, "seed": chosen})
+    do: Literal["redraw", "edit"] = "redraw" if text is None else "edit"
+    action = Action(do=do, turn=turn, step=step, seed=chosen, text=text, settings=changes or None)
+    return session.running(_redraw(session, action, place, options, cancel or threading.Event()))
 
 
 @dataclass(frozen=True)
@@ -286,13 +306,9 @@ def _line_starts(ids: list[int], start: int, newline: list[int]) -> list[int]:
 
 
 def _redraw(
-    session: ChatSession,
-    turn: int,
-    place: StepPlace,
-    text: str | None,
-    options: GenerationOptions,
-    cancel: threading.Event,
+    session: ChatSession, action: Action, place: StepPlace, options: GenerationOptions, cancel: threading.Event
 ) -> Events:
+    turn, text = action.turn, action.text
     asked, config = session.turns[turn], session.backbone.model.config
     answer = asked.answer
     before = _cut(answer, 0, place.span, 0, place.picture)
@@ -317,8 +333,7 @@ def _redraw(
         after = _cut(answer, place.end, len(answer.ids), place.picture + 1, len(answer.residuals))
         span = written(span_ids(tokens, config), tokens.residual, config)
         session.turns[turn] = replace(asked, answer=Conversation.cat([before, span, after]))
-        do, step = ("redraw" if text is None else "edit"), place.step
-        session.actions.append(Action(do=do, turn=turn, step=step, seed=options.seed, text=text))  # type: ignore[arg-type]
+        session.actions.append(action)
     context = Conversation.cat([*session.pieces(asked.context, asked.asked), session.turns[turn].answer])
     yield Finished("cancelled" if tokens is None else "stop", context)
 

@@ -18,7 +18,7 @@ from vlm.message import Part
 from vlm.sampling import GenerationOptions
 
 if TYPE_CHECKING:
-    from vlm.chat import ChatSession
+    from vlm.chat import ChatSession, Turn
 
 RECORD_FILE = "replay.json"
 RECORD_VERSION = 1
@@ -31,7 +31,8 @@ class _Frozen(BaseModel):
 class Action(_Frozen):
     """One thing that was done, in order: a turn answered, or a step of its guide redrawn or edited.
 
-    turn: from 0. step: from 1, seed and text (edited steps only) as they were given.
+    turn: from 0. step: from 1, seed and text (edited steps only) as they were given; settings: where a step was drawn
+    with other ones than its guide.
     """
 
     do: Literal["answer", "redraw", "edit"]
@@ -39,6 +40,7 @@ class Action(_Frozen):
     step: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     text: str | None = None
+    settings: dict[str, Any] | None = None
 
 
 class RecordedPicture(_Frozen):
@@ -48,20 +50,29 @@ class RecordedPicture(_Frozen):
 
 
 class RecordedTurn(_Frozen):
-    """What a turn was asked: its message in parts, its settings (seed included), how it ended."""
+    """What a turn was asked: its message in parts, its settings (seed included), how it ended, and with which adapter.
+
+    speaker: fingerprint of the model with that adapter, where there is one.
+    """
 
     message: tuple[str | RecordedPicture, ...] = Field(min_length=1, strict=False)
     options: dict[str, Any]
     reason: Literal["stop", "length", "cancelled"]
     adapter: str | None = None
+    speaker: str | None = None
     origin: str | None = None
 
 
 class Record(_Frozen):
-    """All that is needed to make a conversation again with the same model, to the byte on the same machine."""
+    """All that is needed to make a conversation again with the same model, to the byte on the same machine.
+
+    device, dtype: what it was drawn on, "cpu" and "float32"; elsewhere pictures come out nearly the same.
+    """
 
     version: Literal[1] = 1
     model: str
+    device: str | None = None
+    dtype: str | None = None
     context: int = Field(ge=1)
     system: str | None = None
     seed: int = Field(ge=0)
@@ -103,13 +114,26 @@ def recorded_options(options: GenerationOptions) -> dict[str, Any]:
 
 def options_of(recorded: dict[str, Any]) -> GenerationOptions:
     """The settings that `recorded_options` was given. Raises `UserError` on unknown or impossible ones."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()
-    }
     try:
-        return GenerationOptions(**values)
+        return GenerationOptions(**settings_of(recorded))
     except (TypeError, ValueError) as error:
         raise UserError(f"the recorded settings do not fit this version: {error}") from error
+
+
+def settings_of(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name as they were before JSON made lists of their tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
+
+
+def speaker_of(session: ChatSession, turn: Turn) -> str | None:
+    """What the model with a turn's adapter is known by; None without one."""
+    return session.backbone.speaker(turn.adapter).fingerprint if turn.adapter and not turn.origin else None
+
+
+def drawn_on(session: ChatSession) -> dict[str, str]:
+    """The kind of device and the precision of a session's model."""
+    model = session.backbone.model
+    return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def record_of(session: ChatSession) -> Record:
@@ -120,12 +144,14 @@ def record_of(session: ChatSession) -> Record:
             options=recorded_options(turn.options),
             reason=turn.reason,
             adapter=turn.adapter,
+            speaker=speaker_of(session, turn),
             origin=turn.origin,
         )
         for turn in session.turns
     )
     return Record(
         model=session.backbone.fingerprint,
+        **drawn_on(session),
         context=session.backbone.context,
         system=session.system,
         seed=session.seed,

@@ -43,7 +43,7 @@ class SavedPart(_Frozen):
 
 
 class SavedTurn(_Frozen):
-    """A turn; asked_ids and the others count its share of the stream's tensors."""
+    """A turn; asked_ids and the others count its share of the stream's tensors. speaker: see `RecordedTurn`."""
 
     message: tuple[SavedPart, ...] = Field(min_length=1)
     answer: tuple[SavedPart, ...]
@@ -51,6 +51,7 @@ class SavedTurn(_Frozen):
     reason: Literal["stop", "length", "cancelled"]
     context: tuple[int, ...]
     adapter: str | None
+    speaker: str | None = None
     origin: str | None
     asked_ids: int = Field(ge=1)
     asked_pictures: int = Field(ge=0)
@@ -64,6 +65,8 @@ class SavedConversation(_Frozen):
     format: Literal["hart-vlm conversation"] = "hart-vlm conversation"
     version: Literal[1] = 1
     model: str
+    device: str | None = None
+    dtype: str | None = None
     system: str | None
     seed: int = Field(ge=0)
     stream: str | None = Field(pattern=NAME)

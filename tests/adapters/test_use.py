@@ -9,15 +9,14 @@ import pytest
 import torch
 from adapter_fixtures import BASE, kept, model, processor, same, stored, streams
 
-from adapters.answering import adapted_guide
 from adapters.folder import load_adapter, save_adapter
 from adapters.lora import LoraSettings, apply, merge
 from adapters.registry import Adapters
 from adapters.targets import parse_places, target_names
 from vlm.batch import collate
 from vlm.bundle import load_bundle
-from vlm.errors import OutOfWorld, UserError
-from vlm.events import Finished, TextDelta, collect
+from vlm.errors import UserError
+from vlm.events import collect
 from vlm.generate import generate
 from vlm.sampling import GenerationOptions
 from vlm.session import StreamSession
@@ -259,19 +258,12 @@ def test_tensors_of_another_shape_are_refused_by_name(base, tmp_path):
         Adapters(base, BASE).load(folder)
 
 
-def test_an_adapter_answers_with_its_own_words_what_is_outside_its_world(base, monkeypatch):
+def test_an_adapter_brings_its_world_and_a_fingerprint(base):
     registry = Adapters(base, BASE)
-    registry._add("one", ((stored(base, ALL, outside="I only know stands.", colours=("mauve",)), 1.0),))
-    assert "mauve" in registry.world("one").colours and "red" in registry.world("one").colours
-    used = []
-
-    def refusing(built, *rest):
-        used.append(built)
-        return iter([TextDelta("I cannot help."), Finished("stop", streams(base, 1)[0])])
-
-    monkeypatch.setattr("adapters.answering.generate", refusing)
-    for name, words in (("one", "I only know stands."), (None, "I cannot help.")):
-        with pytest.raises(OutOfWorld) as caught:
-            adapted_guide(registry, name, processor(base), "Hello", BRIEF)
-        assert caught.value.answer == words
-    assert used == [registry.model_for("one"), base]
+    added = stored(base, ALL, outside="I only know stands.", colours=("mauve",))
+    registry.add(added, "one")
+    told = registry.speaker("one")
+    assert {"mauve", "red"} <= set(told.colours) and told.outside == "I only know stands."
+    assert told.fingerprint == f"{BASE}+{added.fingerprint()}"
+    with pytest.raises(UserError, match="no adapter 'two' is loaded"):
+        registry.speaker("two")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import zipfile
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from agent_fixtures import GREEN, GUIDE, pixels, script, tiny_agent
 from PIL import Image
 
+from vlm.agent import ChatAgent
+from vlm.chat import Speaker
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Finished, ImageDone, ImagePreview, ImageStarted
 from vlm.generate import decode_picture
@@ -146,6 +150,71 @@ def test_the_record_tells_what_was_redrawn_and_replays_to_the_byte(made, monkeyp
     ]
     assert sum(isinstance(event, Finished) for event in seen) == 5
     assert EditableGuide(again, 1).guide == made.guide
+
+
+def test_a_step_is_drawn_with_other_settings_and_the_record_tells_them(made, monkeypatch):
+    greedy = {"code_temperature": (0.0,) * len(made.session.backbone.model.config.scales), "residual_temperature": 0.0}
+    seventh = made.redraw(1, seed=7, **greedy).tobytes()
+    assert made.redraw(1, seed=7, code_temperature=1.5).tobytes() != seventh
+    assert made.redraw(1, seed=7, residual_steps=3, **greedy).tobytes() != seventh
+    assert made.edit_step(1, "Attach leg 1.", seed=7, **greedy).tobytes() == seventh
+    script(monkeypatch, GUIDE)
+    again = tiny_agent().replay(Record.from_json(made.record.to_json()))
+    assert [turn.stream.fingerprint() for turn in again.turns] == [
+        turn.stream.fingerprint() for turn in made.session.turns
+    ]
+    before = pixels(made.pictures)
+    with pytest.raises(ValueError, match="unknown setting 'colour'"):
+        made.redraw(1, colour=3)
+    with pytest.raises(ValueError, match="guidance of at least 0"):
+        made.redraw(1, guidance=-1.0)
+    assert pixels(made.pictures) == before
+
+
+def test_a_record_on_another_precision_is_told(made, caplog):
+    told = json.loads(made.record.to_json())
+    assert (told["device"], told["dtype"]) == ("cpu", "float32")
+    tiny_agent().replay(Record.from_json(json.dumps(told)))
+    assert not caplog.records
+    tiny_agent().replay(Record.from_json(json.dumps(told | {"dtype": "bfloat16"})))
+    assert "bfloat16" in caplog.text and "nearly the same" in caplog.text
+
+
+def adapted(outside: str | None = None, known_by: str = "0+stand"):
+    """An agent with an adapter that changes no weight and knows a colour more."""
+    agent = tiny_agent()
+    speaker = Speaker(known_by, ("red", "mauve"), outside)
+    return ChatAgent(
+        replace(agent.backbone, use_adapter=lambda model, name: nullcontext(), speaker_of=lambda name: speaker), seed=5
+    )
+
+
+def test_a_guide_in_an_adapters_world(monkeypatch):
+    script(monkeypatch, GUIDE.replace("2 x red leg", "2 x mauve leg"))
+    made = adapted().guide(PROMPT, adapter="stand", previews=False)
+    assert (made.guide.parts[0].colour, made.guide.model) == ("mauve", "0+stand")
+    assert made.session.turns[0].guide
+    seventh = made.redraw(1, seed=7).tobytes()
+    record = Record.from_json(made.record.to_json())
+    again = EditableGuide(adapted().replay(record), 0)
+    assert again.pictures[0].tobytes() == seventh
+    with pytest.raises(UserError, match=r"turn 1 was drawn by 0\+stand, .* makes 0\+other; load the adapter"):
+        adapted(known_by="0+other").replay(record)
+    with pytest.raises(UserError, match="load the adapter that drew it"):
+        tiny_agent().replay(record)
+
+
+def test_an_adapter_has_its_own_words_for_what_is_outside_its_world(monkeypatch):
+    script(monkeypatch, "I cannot help.")
+    for agent, name, words in (
+        (adapted("I only know stands."), "stand", "I only know stands."),
+        (adapted("I only know stands."), None, "I cannot help."),
+        (adapted(), "stand", "I cannot help."),
+    ):
+        for asked in (agent.guide, agent.draw):
+            with pytest.raises(OutOfWorld) as caught:
+                asked("Hello", adapter=name)
+            assert caught.value.answer == words
 
 
 def test_a_record_is_refused_where_it_cannot_come_out_the_same(made):

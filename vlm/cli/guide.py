@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vlm.cli.options import Adapter, Bundle, Device, Precision, Quiet, Seed, agent_for
+from vlm.cli.options import Adapter, Bundle, Device, Precision, Quiet, Seed, adapted_agent_for
 from vlm.cli.reporting import Debug, printable, reporting
 from vlm.errors import OutOfWorld, UserError
 
@@ -82,24 +82,14 @@ def _write_guide(
 
         show = AnswerPrinter(quiet)
         try:
-            if adapter is None:
-                made = agent_for(bundle, device, dtype, seed).guide(prompt, on_event=show, previews=False)
-                write(made.guide, made.pictures, seeds=made.seeds, beside=made.beside)
-                steps = len(made.guide.steps)
-            else:
-                from adapters.answering import adapted_guide, load_adapted_agent
-                from vlm.sampling import GenerationOptions
-
-                agent, loaded = load_adapted_agent(bundle, [adapter], device=device, dtype=dtype)
-                options = GenerationOptions(seed=seed, previews=False)
-                drawn = adapted_guide(loaded, loaded.names[0], agent.processor, prompt, options, on_event=show)
-                write(drawn.guide, drawn.pictures)
-                steps = len(drawn.guide.steps)
+            agent, name, _ = adapted_agent_for(bundle, device, dtype, seed, adapter)
+            made = agent.guide(prompt, on_event=show, previews=False, adapter=name)
+            write(made.guide, made.pictures, seeds=made.seeds, beside=made.beside)
         except OutOfWorld as error:
             if quiet:
                 typer.echo(printable(error.answer))
             raise
-    return first_file(target, chosen), steps
+    return first_file(target, chosen), len(made.guide.steps)
 
 
 def _read_input() -> str:
