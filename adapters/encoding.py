@@ -8,6 +8,7 @@ Streams are computed once per example and base; each is a file of its own, so th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from adapters.disk import writing
 from adapters.examples import Example, Fault, opened
 from hart.schedule import ScaleSchedule
 from hart.tokens import HybridTokens
@@ -107,7 +109,7 @@ def encode_examples(
             kept = cache.load(name)
             if kept is None:
                 kept = [processor.encode(opened(example, processor.background), model.image_tokenizer)]
-                cache.save(name, kept)
+                _keep(cache, name, kept)
         except UserError as error:
             raise UserError(f"{example.place}: {error}") from error
         done += kept
@@ -126,7 +128,7 @@ def rehearsal(
         kept = cache.load(name)
         if kept is None:
             kept = [_world_conversation(number, seed, model, processor)]
-            cache.save(name, kept)
+            _keep(cache, name, kept)
         found += kept
     return found
 
@@ -181,6 +183,12 @@ def sheet(rows: Sequence[Sequence[Image.Image]], processor: StreamProcessor) -> 
         for x, image in enumerate(row):
             page.paste(image, (x * size, y * size))
     return page
+
+
+def _keep(cache: ConversationCache, name: str, streams: Sequence[Conversation]) -> None:
+    advice = "what is encoded so far is kept; make room, and the same command goes on"
+    with writing(cache.folder, advice, cache.folder / f".{name}.{os.getpid()}"):
+        cache.save(name, streams)
 
 
 def _blank(config: HartVLMConfig) -> HybridTokens:

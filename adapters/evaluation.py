@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.examples import Example
-from adapters.training import held_out_losses
+from adapters.held_out import held_out_losses
 from vlm.errors import GuideError, OutOfWorld
 from vlm.evaluation import guide_figures, held_out_case, judge
 from vlm.generate import generate
@@ -77,6 +77,14 @@ def guides_of(examples: Sequence[Example]) -> list[tuple[str, GuideDraft]]:
     return found
 
 
+def base_figures(model: HartVLM, processor: StreamProcessor, limit: int, seed: int) -> dict[str, float]:
+    """The base's own evaluation, on `limit` of its products: what an adapter may make it forget."""
+    options = GenerationOptions(seed=seed, previews=False)
+    return guide_figures(
+        [judge(model, processor, *held_out_case(seed, number), number, options) for number in range(limit)]
+    )
+
+
 def _figures(
     model: HartVLM,
     processor: StreamProcessor,
@@ -98,8 +106,7 @@ def _figures(
         counted = [one is not None and len(one.steps) == len(true.steps) for one, true in pairs]
         figures["held_out.steps"] = _share(counted)
     if limit:
-        judged = [judge(model, processor, *held_out_case(seed, number), number, options) for number in range(limit)]
-        figures |= {f"base.{name}": value for name, value in guide_figures(judged).items()}
+        figures |= {f"base.{name}": value for name, value in base_figures(model, processor, limit, seed).items()}
     return figures
 
 

@@ -11,7 +11,8 @@ base as it was, to the bit.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,15 @@ def merge(model: HartVLM) -> HartVLM:
             whole.set_submodule(key, module.get_base_layer())
     del whole.peft_config
     return whole.eval()
+
+
+@contextmanager
+def drawing_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global generator; for its time that is seeded from ours."""
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _config(model: HartVLM, settings: LoraSettings) -> LoraConfig:

@@ -19,6 +19,18 @@ from vlm.errors import UserError
 from vlm.flatpack.style import COLOURS
 from vlm.model import HartVLM
 
+MOST_WEIGHT = 100
+
+
+def check_one_world(worlds: Mapping[str, World]) -> None:
+    """Raise `UserError` where two of the adapters, by name, say differently what is outside what they know."""
+    answers = {world.outside: name for name, world in worlds.items() if world.outside is not None}
+    if len(answers) > 1:
+        raise UserError(
+            f"the adapters {' and '.join(map(repr, answers.values()))} each bring a world of their own (what they "
+            "say of prompts outside it differs), expected one that does; use one of them at a time"
+        )
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -29,7 +41,7 @@ class _Entry:
 
     @property
     def world(self) -> World:
-        """The worlds of its adapters together; the first name and the first answer to what is outside count."""
+        """The worlds of its adapters together: all colours, the first name, the one answer to what is outside."""
         worlds = [adapter.manifest.world for adapter, weight in self.parts if weight]
         colours = dict.fromkeys(colour for world in worlds for colour in world.colours)
         outside = next((world.outside for world in worlds if world.outside is not None), None)
@@ -71,15 +83,19 @@ class Adapters:
     def combine(self, weights: Mapping[str, float], name: str) -> str:
         """A new choice that adds loaded adapters, each times its weight: {"blueprint": 0.5, "trolley": 1}.
 
-        A weight of 0 leaves an adapter out, a negative one takes it away. Raises `UserError` on a name.
+        A weight of 0 leaves an adapter out, a negative one takes it away. Raises `UserError` on a name, and where two
+        answer in different words of their own what is outside: an answer is given in one world.
         """
         self._check_free(name)
-        if not weights or not all(abs(weight) < 100 for weight in weights.values()):
-            raise UserError(f"cannot combine {dict(weights)}, expected names with a weight each, between -100 and 100")
-        parts = [
-            (stored, weight * own) for one, weight in weights.items() for stored, own in self._entry(one).parts
-        ]
-        self._add(name, tuple((stored, weight) for stored, weight in parts if weight))
+        if not weights or not all(abs(weight) < MOST_WEIGHT for weight in weights.values()):
+            raise UserError(
+                f"cannot combine {dict(weights)}, expected names with a weight each, between -{MOST_WEIGHT} and "
+                f"{MOST_WEIGHT}"
+            )
+        used = {one: self._entry(one) for one, weight in weights.items() if weight}
+        check_one_world({one: entry.world for one, entry in used.items()})
+        parts = [(stored, weights[one] * own) for one, entry in used.items() for stored, own in entry.parts]
+        self._add(name, tuple(parts))
         return name
 
     def model_for(self, name: str | None) -> HartVLM:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,24 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from adapters.encoding import sheet
+from adapters.disk import writing
 from adapters.folder import MANIFEST_FILE, Manifest, StoredAdapter, World, save_adapter, settings_record
-from adapters.lora import LoraSettings, put_in, state_of, weights_of
+from adapters.held_out import held_out_losses, held_out_samples
+from adapters.lora import LoraSettings, drawing_from, put_in, state_of, weights_of
 from adapters.targets import target_names
 from vlm.batch import collate
 from vlm.errors import UserError
-from vlm.files import check_output_folder
-from vlm.generate import decode_picture
+from vlm.files import check_output_folder, output_file
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
-from vlm.sampling import GenerationOptions
-from vlm.session import StreamSession
 from vlm.settings import differences
-from vlm.stream import Conversation, parse, span_tokens
+from vlm.stream import Conversation
 from vlm.training.loop import RECORD, TrainSettings, train
 
 log = logging.getLogger(__name__)
 
 BEST_FILE, HISTORY_FILE, SETTINGS_FILE = "best.safetensors", "held_out.json", "adapting.json"
-HELD_OUT_AT_MOST = 12
-SAMPLES = 4
+CURVE = "curve.jsonl"
 
 
 @dataclass(frozen=True)
@@ -96,22 +94,6 @@ class About:
     world: World = field(default_factory=World)
     data: dict[str, int] = field(default_factory=dict)
     held_out: tuple[str, ...] = ()
-
-
-def split(names: Sequence[str], share: float) -> tuple[list[int], list[int]]:
-    """Indices to train on and to hold out, chosen by the names alone: of each at least one. Raises `UserError`."""
-    if not 0 < share < 1:
-        raise UserError(f"the held-out share is {share}, expected above 0 and below 1")
-    distinct = sorted(set(names))
-    if len(distinct) < 2:
-        raise UserError(f"found {len(distinct)} different examples, expected at least 2: one to test on")
-    count = min(len(distinct) - 1, max(1, round(share * len(distinct))))
-    # An example that is there twice is on one side only.
-    kept = set(distinct[:count])
-    return (
-        [index for index, name in enumerate(names) if name not in kept],
-        [index for index, name in enumerate(names) if name in kept],
-    )
 
 
 class AdapterWeights(nn.Module):
@@ -182,7 +164,7 @@ class AdaptTask:
         if not self.model.training:
             self.model.train()
         rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
-        with _seeded(generator, device) if self.settings.lora.dropout else nullcontext():
+        with drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
             losses = self.model(rows.to(device), generator)
         return losses.total, {**losses.metrics(), "samples": len(batch)}
 
@@ -192,12 +174,15 @@ class AdaptTask:
         assert isinstance(module, AdapterWeights)
         with self._holding(module):
             figures = held_out_losses(self.model, self.material.held_out)
-            held_out_samples(self.model, self.processor, self.material.held_out).save(folder / "samples.png")
+            with output_file(folder / "samples.png") as aside:
+                held_out_samples(self.model, self.processor, self.material.held_out).save(aside, format="PNG")
             history = [one for one in _history(folder) if one["step"] < step]
             if math.isfinite(figures["total"]) and all(figures["total"] < one["total"] for one in history):
-                save_file(state_of(self.model), folder / BEST_FILE)
+                with output_file(folder / BEST_FILE) as aside:
+                    save_file(state_of(self.model), aside)
             history.append({"step": step, **figures})
-        (folder / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+        with output_file(folder / HISTORY_FILE) as aside:
+            aside.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
         self._stop = self._had_enough(history)
         return figures
 
@@ -276,15 +261,19 @@ def train_adapter(
     force = force or (resume and (folder / "checkpoint.pt").is_file())
     check_output_folder(out, marker=MANIFEST_FILE, force=force)
     state = processes(settings)
-    _check_same(folder, settings, material, about, state)
-    task = AdaptTask(model, processor, material, settings, out, about, force)
+    advice = "the last good state is kept; make room, and the same command goes on"
     try:
-        train(task, settings.train, folder, resume)
-    except _Enough:
-        log.info("stopped: no better on the held-out examples for %d validations", settings.patience)
-        if state.is_main_process:
-            task.export(task.module, folder)
-        state.wait_for_everyone()
+        with writing(folder, advice, folder / "checkpoint.part"):
+            _check_same(folder, settings, material, about, state)
+            task = AdaptTask(model, processor, material, settings, out, about, force)
+            try:
+                train(task, settings.train, folder, resume)
+            except _Enough:
+                log.info("stopped: no better on the held-out examples for %d validations", settings.patience)
+                if state.is_main_process:
+                    _record_stop(folder)
+                    task.export(task.module, folder)
+                state.wait_for_everyone()
     except RuntimeError as error:
         if "not finite" in str(error):
             checkpoint = folder / "checkpoint.pt"
@@ -300,42 +289,6 @@ def train_adapter(
 def run_folder(out: Path) -> Path:
     """Where checkpoints, curves, samples and encoded data of the run that makes `out` are kept."""
     return out.with_name(out.name + ".training")
-
-
-@torch.no_grad()
-def held_out_losses(model: HartVLM, conversations: Sequence[Conversation]) -> dict[str, float]:
-    """Mean losses and accuracies, teacher-forced, always with the same noise; "total" is what is trained."""
-    sums: dict[str, float] = {}
-    chosen = conversations[:HELD_OUT_AT_MOST]
-    for number, conversation in enumerate(chosen):
-        generator = torch.Generator().manual_seed(number)
-        rows = collate([conversation], model.config, generator=generator, unconditional_probability=0.0)
-        for name, value in model(rows.to(model.device), generator).metrics().items():
-            sums[name] = sums.get(name, 0.0) + value / len(chosen)
-    return sums
-
-
-def held_out_samples(model: HartVLM, processor: StreamProcessor, conversations: Sequence[Conversation]) -> Any:
-    """A sheet of pictures: above drawn after what truly stands before them, below the true ones."""
-    config = model.config
-    options = GenerationOptions(seed=0, previews=False)
-    drawn, true = [], []
-    for conversation in conversations[:SAMPLES]:
-        rows = parse(conversation, config)
-        mine = rows.drawn.nonzero().flatten().tolist()
-        if not mine:
-            continue
-        first = mine[-1]
-        start = int(rows.span_index[first])
-        session = StreamSession(model)
-        session.feed(
-            Conversation(conversation.ids[:start], conversation.residuals[:first], conversation.assistant[:start])
-        )
-        for _ in session.draw_scales(options, torch.Generator().manual_seed(0)):
-            pass
-        drawn.append(decode_picture(model, session.last_tokens))
-        true.append(decode_picture(model, span_tokens(conversation, rows, config)[first]))
-    return sheet([drawn, true], processor)
 
 
 class _Enough(Exception):
@@ -373,6 +326,15 @@ def _check_same(
         path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
 
 
+def _record_stop(folder: Path) -> None:
+    """What the loop notes at the end of a budget, for a run that ended before it."""
+    rows = [json.loads(line) for line in (folder / CURVE).read_text(encoding="utf-8").splitlines()]
+    last = [row for row in rows if row["kind"] == "validation"][-1]
+    told = {"steps": last["step"], "minutes": last["minutes"], "date": f"{date.today()}", "stopped": "early"}
+    with output_file(folder / RECORD) as aside:
+        aside.write_text(json.dumps([told], indent=2) + "\n", encoding="utf-8")
+
+
 def _history(folder: Path) -> list[dict[str, float]]:
     path = folder / HISTORY_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -388,12 +350,3 @@ def _shuffled(index: int, count: int, seed: int) -> int:
     order = list(range(count))
     random.Random(f"{seed}:{turn}:order").shuffle(order)
     return order[place]
-
-
-@contextmanager
-def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Dropout draws from the global generator; for its time that is seeded from ours."""
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

@@ -1,6 +1,6 @@
 """Size of an adapter, speed of training and memory, by rank.
 
-    python docs/benchmarks/adapting.py my-manuals --steps 20
+    python docs/benchmarks/adapting.py my-manuals --steps 20 --json docs/figures/adapting.json
 
 A process for each rank, since peak memory is a process's own. The first steps, which warm up, are not timed.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from adapters.encoding import encode_examples, open_cache
 from adapters.importers import load_examples
 from adapters.lora import LoraSettings
 from adapters.training import About, AdaptSettings, AdaptTask, Material
-from vlm.bundle import load_bundle
+from vlm.bundle import fingerprint, load_bundle
 from vlm.training.loop import TrainSettings
 
 WARM_UP = 3
@@ -60,19 +61,29 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 16, 64])
-    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the figures there, with hardware and date")
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cache is not None:
         rank, steps = arguments.ranks[0], arguments.steps
         print(json.dumps(measure(arguments.data, rank, steps, arguments.cache, arguments.batch_size)))
         return
     print("| rank | adapter, MB | guides/s | peak memory, GB |\n|---|---|---|---|")
+    rows = []
     with tempfile.TemporaryDirectory() as cache:
         for rank in arguments.ranks:
             command = [sys.executable, __file__, str(arguments.data), "--cache", cache, "--ranks", str(rank)]
             command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)]
-            one = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            one = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            rows.append(one)
             print(f"| {rank} | {one['megabytes']:.1f} | {one['guides_per_s']:.2f} | {one['peak_gb']:.2f} |", flush=True)
+    if arguments.json is not None:
+        told = {
+            "hardware": f"CPU, {torch.get_num_threads()} threads", "date": f"{date.today()}",
+            "torch": str(torch.__version__), "base": fingerprint(None), "precision": "float32",
+            "batch_size": arguments.batch_size, "steps": arguments.steps, "ranks": rows,
+        }  # fmt: skip
+        arguments.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,17 @@ def register_pedestal() -> None:
         "column": (("third",), False),
         "top": (("shape",), False),
     }
+
+
+@contextmanager
+def pedestals_known() -> Iterator[None]:
+    """The family is part of the world for a while, see `register_pedestal`; then the base is judged as it ever was."""
+    register_pedestal()
+    try:
+        yield
+    finally:
+        for known in (FAMILIES, build.FIT, build._BUILDERS, prompts.MENTIONS):
+            del known["pedestal"]  # type: ignore[attr-defined]
 
 
 def _stage(

@@ -9,8 +9,8 @@ from adapter_fixtures import MANUAL, manual, model, picture_file, processor, row
 
 from adapters.encoding import encode_examples, measure, misfits, oddities, open_cache, shown
 from adapters.examples import Example
+from adapters.held_out import split
 from adapters.importers import convert_llava, from_markdown, load_examples
-from adapters.training import split
 from vlm.errors import UserError
 from vlm.export import save_guide
 from vlm.guide import Guide, Part, Step, Tool

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from adapters.importers import load_examples
-from vlm.flatpack import build, prompts
 from vlm.flatpack.build import stages
 from vlm.flatpack.checker import check
 from vlm.flatpack.product import FAMILIES
@@ -25,10 +24,9 @@ def manuals():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert "pedestal" not in FAMILIES  # no part of the package
-    module.register_pedestal()
-    yield module
-    for known in (FAMILIES, build.FIT, build._BUILDERS, prompts.MENTIONS):
-        del known["pedestal"]
+    with module.pedestals_known():
+        yield module
+    assert "pedestal" not in FAMILIES
 
 
 @pytest.mark.parametrize("kind", ["pedestal", "drafting"])

@@ -267,3 +267,17 @@ def test_an_adapter_brings_its_world_and_a_fingerprint(base):
     assert told.fingerprint == f"{BASE}+{added.fingerprint()}"
     with pytest.raises(UserError, match="no adapter 'two' is loaded"):
         registry.speaker("two")
+
+
+def test_of_adapters_that_are_combined_one_at_most_brings_a_world_of_its_own(base):
+    registry = Adapters(base, BASE)
+    registry.add(stored(base, ALL, 1, outside="I only know stands.", colours=("mauve",)), "stands")
+    registry.add(stored(base, ALL, 2, outside="I only know lamps.", colours=("amber",)), "lamps")
+    registry.add(stored(base, ALL, 3, colours=("ochre",)), "style")
+    with pytest.raises(UserError, match="'stands' and 'lamps' each bring a world of their own"):
+        registry.combine({"stands": 0.5, "lamps": 0.5}, "both")
+    assert registry.names == ("stands", "lamps", "style")
+    registry.combine({"style": 0.5, "stands": 1.0, "lamps": 0.0}, "styled stands")
+    told = registry.speaker("styled stands")
+    assert told.outside == "I only know stands." and {"mauve", "ochre"} <= set(told.colours)
+    assert "amber" not in told.colours

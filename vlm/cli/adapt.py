@@ -121,10 +121,11 @@ def train(
 
         from adapters.encoding import misfits, rehearsal
         from adapters.folder import World
+        from adapters.held_out import split
         from adapters.importers import load_examples
         from adapters.lora import LoraSettings
         from adapters.targets import parse_places
-        from adapters.training import About, AdaptSettings, Material, processes, run_folder, split, train_adapter
+        from adapters.training import About, AdaptSettings, Material, processes, run_folder, train_adapter
         from vlm.bundle import fingerprint, load_bundle
         from vlm.training.loop import TrainSettings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,14 @@ Guidance = Annotated[
     float | None, typer.Option(help="How strictly pictures follow the words; 0 is neutral.", min=0, max=20)
 ]
 Temperature = Annotated[float | None, typer.Option(help="Of the words; 0 always takes the likeliest.", min=0, max=10)]
-Adapter = Annotated[Path | None, typer.Option("--adapter", help="Folder of an adapter; see `vlm adapt`.")]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER[=WEIGHT]",
+        help="Folder of an adapter, see `vlm adapt`; =0.5 halves it. Given again, several add up.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")]
 
 
@@ -38,20 +46,20 @@ def agent_for(bundle: Path | None, device: str, dtype: str | None, seed: int) ->
 
 
 def adapted_agent_for(
-    bundle: Path | None, device: str, dtype: str | None, seed: int, adapter: Path | None
+    bundle: Path | None, device: str, dtype: str | None, seed: int, adapter: Sequence[str] | None
 ) -> tuple[ChatAgent, str | None, str]:
-    """The agent that the shared options describe, the name of its adapter if one is asked for, and what the two are
-    known by together: the fingerprint that pictures carry.
+    """The agent that the shared options describe, the name of its adapters together if any is asked for, and what they
+    are known by: the fingerprint that pictures carry.
     """
-    if adapter is None:
+    if not adapter:
         agent = agent_for(bundle, device, dtype, seed)
         return agent, None, agent.fingerprint
-    from adapters.answering import load_adapted_agent
+    from adapters.answering import load_combined_agent, parse_choice
     from vlm.bundle import bundle_path, check_bundle
 
+    choices = [parse_choice(one) for one in adapter]
     check_bundle(bundle_path(bundle))
-    agent, adapters = load_adapted_agent(bundle, [adapter], device=device, dtype=dtype, seed=seed)
-    name = adapters.names[0]
+    agent, adapters, name = load_combined_agent(bundle, choices, device=device, dtype=dtype, seed=seed)
     return agent, name, adapters.fingerprint_of(name)
 
 
