@@ -1,6 +1,7 @@
 """The page: which components there are, and what each of them does in the visitor's room.
 
-The only place that knows Gradio, with `demo.look` and `demo.server`. What is said and shown is decided in `demo.room`.
+Knows Gradio, as the modules of its parts, `demo.look` and `demo.server` do. What is said and shown is decided in
+`demo.room`.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import gradio as gr
 from gradio.components.chatbot import ComponentMessage
 from gradio.data_classes import FileData
 
+from demo.controls import Controls, settings
 from demo.history import is_token, new_token
 from demo.line import Line
 from demo.menu import ModelMenu
 from demo.messages import typed
+from demo.panel import GuidePanel
 from demo.program import answer
-from demo.room import Room, Settings
+from demo.room import Room
 from demo.rooms import SERVED, Rooms
 from vlm.agent import ChatAgent
 from vlm.errors import GuideError, UserError
-from vlm.export import FORMATS
 from vlm.pictures import MAX_BYTES
-from vlm.sampling import GenerationOptions
 
 EXAMPLES = (
     "How do I assemble a blue stool with three legs?",
@@ -37,8 +38,6 @@ EXAMPLES = (
     "Draw a green table.",
     "What can you do?",
 )
-NO_ADAPTER = "none"
-LABELS = {"html": "HTML", "pdf": "PDF", "md": "Markdown", "json": "JSON", "zip": "ZIP of all"}
 MAX_WAITING_EVENTS = 128
 FOLLOW = 0.5
 """Seconds between two looks at an answer that another tab asked for."""
@@ -71,7 +70,7 @@ class _Page:
         with gr.Blocks(title="Illustrated guides", analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self.visitor = gr.BrowserState("", storage_key="hart-vlm-visitor", secret=secret)
             self.name = gr.State("")
-            self._sidebar()
+            self.controls = Controls(rooms.menu)
             gr.Markdown(
                 "# Illustrated guides\nAsk how to assemble something, ask for a picture, or send one and ask about it.",
                 elem_id="title",
@@ -89,92 +88,39 @@ class _Page:
                 interactive=False,  # Until the page knows whose it is.
             )  # fmt: skip
             self.status = gr.Markdown("", elem_id="status")
-            self._guide_panel()
+            self.panel = GuidePanel()
             self._wire()
             self._program()
         self.blocks.queue(default_concurrency_limit=None, max_size=MAX_WAITING_EVENTS)
 
-    def _sidebar(self) -> None:
-        usual = GenerationOptions()
-        agent = self.rooms.menu.agent(self.rooms.menu.names[0])
-        config = agent.model.config
-        names = self.rooms.menu.names
-        with gr.Sidebar(label="Conversations and settings", open=False, elem_id="sidebar"):
-            self.new = gr.Button("New conversation", variant="primary")
-            self.history = gr.Radio([], label="Conversations", elem_id="history")
-            self.delete = gr.Button("Delete this conversation", size="sm")
-            self.model = gr.Dropdown(list(names), value=names[0], label="Model", visible=len(names) > 1)
-            found = self.rooms.menu.adapters(names[0])
-            any_adapter = any(self.rooms.menu.adapters(name) for name in names)
-            self.adapter = gr.Dropdown(
-                [NO_ADAPTER, *found], value=NO_ADAPTER, label="Adapter (drawing style)", visible=any_adapter
-            )
-            with gr.Accordion("Advanced", open=False):
-                self.seed = gr.Textbox(
-                    label="Seed", info="A whole number draws the same again; empty: chosen for you.", elem_id="seed"
-                )
-                self.reuse = gr.Button("Use the last answer's seed", size="sm")
-                self.guidance = gr.Slider(
-                    0, 6, value=float(config.guidance), step=0.25, label="Guidance",
-                    info="How strictly pictures follow the words; 0 is neutral.",
-                )  # fmt: skip
-                self.temperature = gr.Slider(
-                    0, 1.5, value=usual.temperature, step=0.05, label="Temperature of words",
-                    info="0 always takes the likeliest.",
-                )  # fmt: skip
-                self.code_temperature = gr.Slider(
-                    0, 1.5, value=float(usual.code_temperature), step=0.05,  # type: ignore[arg-type]
-                    label="Temperature of pictures", info="0 always takes the likeliest.",
-                )  # fmt: skip
-                self.residual_steps = gr.Slider(
-                    2, 32, value=config.residual_steps, step=1, label="Steps of the last details",
-                    info="More take longer.",
-                )  # fmt: skip
-
-    def _guide_panel(self) -> None:
-        with gr.Accordion("Your guide: tick off, change, download", open=False, visible=False) as self.panel:
-            self.ticks = gr.CheckboxGroup([], label="Done so far", elem_id="ticks")
-            with gr.Row():
-                self.step = gr.Dropdown([], label="Step", elem_id="step", min_width=110, scale=1)
-                self.words = gr.Textbox(label="Its text", lines=1, max_lines=4, elem_id="words", min_width=220, scale=4)
-            with gr.Row():
-                self.redraw = gr.Button("Redraw this step", elem_id="redraw")
-                self.edit = gr.Button("Draw it from this text", elem_id="edit")
-            with gr.Row():
-                self.downloads = {
-                    kind: gr.DownloadButton(LABELS[kind], size="sm", min_width=90, elem_id=f"download-{kind}")
-                    for kind in FORMATS
-                }
-            gr.Markdown('Half-way through? Send a photo of it and ask "What comes next?".')
-
     def _wire(self) -> None:
-        where: list[Any] = [self.visitor, self.name, self.model]
-        chosen = [*where, self.adapter, self.seed, self.guidance, self.temperature, self.code_temperature,
-                  self.residual_steps]  # fmt: skip
+        controls, panel = self.controls, self.panel
+        where: list[Any] = [self.visitor, self.name, controls.model]
+        chosen = [*where, *controls.chosen]
         live = [self.chat, self.box]
-        rest: list[Any] = [
-            self.box, self.status, self.panel, self.ticks, self.step, self.words, self.history, *self.downloads.values()
-        ]
-        everything = [self.visitor, self.name, self.chat, self.model, self.adapter, *rest]
-        done = {"fn": self._finish, "inputs": [*where, self.ticks, self.step], "outputs": rest, **PRIVATE}
+        rest: list[Any] = [self.box, self.status, controls.history, *panel.parts]
+        menus = [controls.model, controls.adapter]
+        everything = [self.visitor, self.name, self.chat, *menus, *rest]
+        done = {"fn": self._finish, "inputs": [*where, panel.step], "outputs": rest, **PRIVATE}
         for event, handler, inputs in (
             (self.box.submit, self._say, [*chosen, self.box]),
             (self.chat.example_select, self._example, chosen),
             (self.chat.retry, self._retry, chosen),
             (self.chat.edit, self._edit_message, chosen),
-            (self.redraw.click, self._redraw_step, [*chosen, self.step]),
-            (self.edit.click, self._edit_step, [*chosen, self.step, self.words]),
+            (panel.redraw.click, self._redraw_step, [*chosen, panel.step]),
+            (panel.edit.click, self._edit_step, [*chosen, panel.step, panel.words]),
         ):
             event(handler, inputs, live, **PRIVATE).then(**done)
         self.chat.undo(self._undo, where, live, **PRIVATE).then(**done)
         self.box.stop(self._stop, where, None, queue=False, **PRIVATE)
         self.chat.clear(self._begin, where, everything, **PRIVATE)
-        self.new.click(self._begin, where, everything, **PRIVATE)
-        self.delete.click(self._delete, where, everything, **PRIVATE)
-        self.history.input(self._follow, [self.visitor, self.history, self.model], everything, **PRIVATE)
-        self.model.input(self._switch, where, [self.chat, self.model, self.adapter], **PRIVATE).then(**done)
-        self.step.input(self._step_words, [*where, self.step], self.words, **PRIVATE)
-        self.reuse.click(self._last_seed, where, self.seed, **PRIVATE)
+        controls.new.click(self._begin, where, everything, **PRIVATE)
+        controls.delete.click(self._delete, where, everything, **PRIVATE)
+        controls.history.input(self._follow, [self.visitor, controls.history, controls.model], everything, **PRIVATE)
+        controls.model.input(self._switch, where, [self.chat, *menus], **PRIVATE).then(**done)
+        controls.reuse.click(self._last_seed, where, controls.seed, **PRIVATE)
+        panel.ticks.input(self._tick, [*where, panel.ticks], None, **PRIVATE)
+        panel.step.input(self._step_words, [*where, panel.step], panel.words, **PRIVATE)
         self.blocks.load(self._load, [self.visitor], everything, **PRIVATE)
 
     def _program(self) -> None:
@@ -207,28 +153,28 @@ class _Page:
         *chosen, box = rest
         pictures = [_taken(path) for path in (box or {}).get("files") or []]
         text = (box or {}).get("text") or ""
-        yield from self._run(visitor, name, model, lambda room: room.say(text, pictures, _settings(*chosen)))
+        yield from self._run(visitor, name, model, lambda room: room.say(text, pictures, settings(*chosen)))
 
     def _example(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.SelectData) -> Stream:
         text = str(data.value["text"])
-        yield from self._run(visitor, name, model, lambda room: room.say(text, [], _settings(*chosen)))
+        yield from self._run(visitor, name, model, lambda room: room.say(text, [], settings(*chosen)))
 
     def _retry(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.RetryData) -> Stream:
         turn = _turn(data.index)
-        yield from self._run(visitor, name, model, lambda room: room.retry(turn, _settings(*chosen)))
+        yield from self._run(visitor, name, model, lambda room: room.retry(turn, settings(*chosen)))
 
     def _edit_message(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.EditData) -> Stream:
         turn, text = _turn(data.index), typed(str(data.value))
-        yield from self._run(visitor, name, model, lambda room: room.edit(turn, text, _settings(*chosen)))
+        yield from self._run(visitor, name, model, lambda room: room.edit(turn, text, settings(*chosen)))
 
     def _redraw_step(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, step = rest
-        yield from self._run(visitor, name, model, lambda room: room.redraw(int(step or 0), _settings(*chosen)))
+        yield from self._run(visitor, name, model, lambda room: room.redraw(int(step or 0), settings(*chosen)))
 
     def _edit_step(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, step, words = rest
         yield from self._run(
-            visitor, name, model, lambda room: room.redraw(int(step or 0), _settings(*chosen), text=words or "")
+            visitor, name, model, lambda room: room.redraw(int(step or 0), settings(*chosen), text=words or "")
         )
 
     def _undo(self, visitor: str, name: str, model: str) -> Update:
@@ -244,9 +190,13 @@ class _Page:
     def _stop(self, visitor: str, name: str, model: str) -> None:
         self._room(visitor, name, model).stop()
 
-    def _finish(
-        self, visitor: str, name: str, model: str, ticks: list[str] | None, step: int | None
-    ) -> Update:
+    def _tick(self, visitor: str, name: str, model: str, done: list[str] | None) -> None:
+        try:
+            self._room(visitor, name, model).tick(done or [])
+        except UserError as error:
+            _warn(error)
+
+    def _finish(self, visitor: str, name: str, model: str, step: int | None) -> Update:
         """What stands around the chat, once nothing moves in it."""
         try:
             room = self._room(visitor, name, model)
@@ -255,27 +205,12 @@ class _Page:
             found: Update = {} if room.busy else {self.box: box}
             entries = [(entry.title, entry.name) for entry in self.rooms.entries(visitor)]
             here = name if name in [entry[1] for entry in entries] else None
-            found[self.history] = gr.Radio(entries, value=here)
+            found[self.controls.history] = gr.Radio(entries, value=here)
             found[self.status] = "" if room.last_seed is None else f"Seed of the last answer: {room.last_seed}"
-            return found | self._guide(room, ticks or [], step)
+            return found | self.panel.of(room, step)
         except (UserError, GuideError) as error:
             _warn(error)
             return {self.box: gr.MultimodalTextbox(submit_btn=True, stop_btn=False)}
-
-    def _guide(self, room: Room, ticks: list[str], step: int | None) -> Update:
-        editable = room.guide()
-        if editable is None:
-            return {self.panel: gr.Accordion(visible=False)}
-        steps = editable.guide.steps
-        labels = [f"{one.number}. {one.text}" for one in steps]
-        at = step if step is not None and 1 <= step <= len(steps) else 1
-        return {
-            self.panel: gr.Accordion(visible=True),
-            self.ticks: gr.CheckboxGroup(labels, value=[label for label in labels if label in ticks]),
-            self.step: gr.Dropdown([(f"Step {one.number}", one.number) for one in steps], value=at),
-            self.words: steps[at - 1].text,
-            **{self.downloads[kind]: str(path) for kind, path in room.downloads().items()},
-        }
 
     def _step_words(self, visitor: str, name: str, model: str, step: int) -> str:
         editable = self._room(visitor, name, model).guide()
@@ -295,7 +230,7 @@ class _Page:
         """Show a conversation, and go on showing it while another tab has it answered."""
         found = self._enter(visitor, name, model)
         yield found
-        room = self._room(visitor, found[self.name], found[self.model])
+        room = self._room(visitor, found[self.name], found[self.controls.model])
         if room.busy:
             while room.busy:
                 time.sleep(FOLLOW)
@@ -315,9 +250,8 @@ class _Page:
         return {
             self.name: name,
             self.chat: _shown(room),
-            self.model: room.model,
-            self.adapter: gr.Dropdown([NO_ADAPTER, *self.rooms.menu.adapters(room.model)], value=NO_ADAPTER),
-            **self._finish(visitor, name, room.model, None, None),
+            **self.controls.of_model(room.model),
+            **self._finish(visitor, name, room.model, None),
         }
 
     def _begin(self, visitor: str, _name: str, model: str) -> Update:
@@ -337,11 +271,7 @@ class _Page:
             room.switch(model)
         except UserError as error:
             _warn(error)
-        return {
-            self.chat: _shown(room),
-            self.model: room.model,
-            self.adapter: gr.Dropdown([NO_ADAPTER, *self.rooms.menu.adapters(room.model)], value=NO_ADAPTER),
-        }
+        return {self.chat: _shown(room), **self.controls.of_model(room.model)}
 
 
 def _shown(room: Room) -> list[dict[str, Any]]:
@@ -363,28 +293,6 @@ def _picture(path: str, alt: str) -> ComponentMessage:
     `gr.Image`, each repaint of a long conversation would make all of them anew."""
     file = FileData(path=path, mime_type="image/png", orig_name=Path(path).name).model_dump()
     return ComponentMessage(component="image", value=file, constructor_args={}, props={"alt_text": alt})
-
-
-def _settings(
-    adapter: str | None,
-    seed: str,
-    guidance: float,
-    temperature: float,
-    code_temperature: float,
-    residual_steps: float,
-) -> Settings:
-    """What the controls say. Raises `UserError` on a seed that is none."""
-    seed = (seed or "").strip()
-    if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 19):
-        raise UserError(f"the seed {seed[:40]!r} is no whole number of at most 18 digits; empty it, or choose another")
-    return Settings(
-        seed=int(seed) if seed else None,
-        guidance=guidance,
-        temperature=temperature,
-        code_temperature=code_temperature,
-        residual_steps=int(residual_steps),
-        adapter=None if adapter in (None, NO_ADAPTER) else adapter,
-    )
 
 
 def _warn(error: Exception) -> None:

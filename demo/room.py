@@ -7,10 +7,11 @@ something new to show, and `messages` says what.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from PIL import Image
 from demo.files import ServedFiles
 from demo.line import Line, ordinal
 from demo.menu import ModelMenu
-from demo.messages import ENDINGS, Answer, Picture, Shown, Words, content, described, literal, model_words
+from demo.messages import Answer, Picture, content, literal, model_words
+from demo.shown import ShownTurn, sent, shown_turns
+from demo.ticks import Ticks
 from demo.worker import in_thread
 from vlm.chat import ChatSession, Turn
 from vlm.conversations import load_conversation, save_conversation
 from vlm.errors import GuideError, UserError
 from vlm.events import Events
 from vlm.export import FORMATS
-from vlm.generate import decode_picture
 from vlm.guide_edits import EditableGuide, redraw_step
-from vlm.message import Part, SentPicture, check_message
+from vlm.message import SentPicture, check_message
 from vlm.saved import CONVERSATION_FILE
 from vlm.stream import Conversation
 
@@ -55,18 +57,14 @@ class Settings:
 
     def changes(self) -> dict[str, Any]:
         """As `ChatSession.reply` takes them, the adapter left out."""
-        names = ("seed", "guidance", "temperature", "code_temperature", "residual_steps")
+        return self._chosen("temperature") | self.drawing()
+
+    def drawing(self) -> dict[str, Any]:
+        """What of it decides how one step is drawn anew; its adapter is that of the guide."""
+        return self._chosen("seed", "guidance", "code_temperature", "residual_steps")
+
+    def _chosen(self, *names: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-@dataclass
-class ShownTurn:
-    """A turn on the page. note: how it ended, if that is worth a word."""
-
-    sent: list[Shown]
-    parts: list[Shown] = field(default_factory=list)
-    note: str = ""
-    message: tuple[Part, ...] = ()
 
 
 class Room:
@@ -88,10 +86,12 @@ class Room:
         self._busy = threading.Lock()
         self._cancel = threading.Event()
         self._made: list[str] = []
+        self._guide: tuple[Conversation, EditableGuide] | None = None
         self._downloads: tuple[Conversation, Path] | None = None
         backbone = menu.agent(self.model).backbone
         saved = (folder / CONVERSATION_FILE).is_file()
         self.session = load_conversation(backbone, folder) if saved else ChatSession(backbone)
+        self._ticks = Ticks(folder)
         self.refresh()
 
     @property
@@ -130,8 +130,8 @@ class Room:
         """Put another text in the place of an earlier message; what came after it goes."""
 
         def begin() -> Running:
-            sent = [part for part in self._turn(turn).message if isinstance(part, SentPicture)]
-            return self._say(turn, [*sent, text], settings)
+            photos = [part for part in self._turn(turn).message if isinstance(part, SentPicture)]
+            return self._say(turn, [*photos, text], settings)
 
         return self._safely(begin, text)
 
@@ -146,7 +146,10 @@ class Room:
         return self._safely(begin)
 
     def redraw(self, step: int, settings: Settings, text: str | None = None) -> Running:
-        """Draw one step of the current guide anew, from another text if one is given; every other step stays."""
+        """Draw one step of the current guide anew, from another text if one is given; every other step stays.
+
+        With the settings given, but the adapter of the guide, so that its pictures stay of one kind.
+        """
 
         def begin() -> Running:
             number = self.session.current_guide()
@@ -157,7 +160,7 @@ class Room:
             answer = Answer(self._keep, before)
 
             def events(cancel: threading.Event) -> Events:
-                return redraw_step(self.session, number, step, text=text, seed=settings.seed, cancel=cancel)
+                return redraw_step(self.session, number, step, text=text, cancel=cancel, **settings.drawing())
 
             try:
                 yield from self._answer(answer, shown, events)
@@ -195,50 +198,44 @@ class Room:
     def guide(self) -> EditableGuide | None:
         """The current guide, if there is one."""
         number = self.guide_turn
-        return None if number is None else EditableGuide(self.session, number)
+        if number is None:
+            return None
+        stream = self.session.turns[number].answer
+        # Made once for each state of the guide: its pictures are decoded for it.
+        if self._guide is None or self._guide[0] is not stream:
+            self._guide = stream, EditableGuide(self.session, number)
+        return self._guide[1]
+
+    def ticked(self) -> list[str]:
+        """The steps of the current guide that are ticked off, as `step_lines` has them."""
+        editable = self.guide()
+        return [] if editable is None else self._ticks.of(editable.turn, step_lines(editable))
+
+    def tick(self, done: Sequence[str]) -> None:
+        """Just these steps of the guide that is shown are done. Raises `UserError` if that cannot be kept."""
+        editable = self._guide[1] if self.busy and self._guide is not None else self.guide()
+        if editable is None or self.deleted:
+            return
+        self._ticks.put(editable.turn, step_lines(editable), done)
+        # What is built from is in use, and is what a reload comes back to.
+        with suppress(OSError):
+            os.utime(self.folder / CONVERSATION_FILE)
 
     def downloads(self) -> dict[str, Path]:
         """The current guide in every format, by the format's name; written once for each state of the guide."""
-        number = self.guide_turn
-        if number is None:
+        editable = self.guide()
+        if editable is None:
             return {}
-        stream = self.session.turns[number].answer
+        stream = self.session.turns[editable.turn].answer
         if self._downloads is None or self._downloads[0] is not stream or not self._downloads[1].is_dir():
             folder = self.files.new_folder()
-            EditableGuide(self.session, number).save(folder, formats=FORMATS)
+            editable.save(folder, formats=FORMATS)
             self._downloads = stream, folder
         return {kind: self._downloads[1] / f"guide.{kind}" for kind in FORMATS}
 
     def refresh(self) -> None:
         """Make what is shown out of the session; pictures that are shown already, and are still there, stay."""
-        shown: list[ShownTurn] = []
-        for number, turn in enumerate(self.session.turns):
-            known = self.turns[number] if number < len(self.turns) else ShownTurn([])
-            if known.message != turn.message or not _there(known.sent):
-                known = ShownTurn(self._sent(turn.message), message=turn.message)
-            parts = self._parts(turn, [part for part in known.parts if isinstance(part, Picture)])
-            shown.append(replace(known, parts=parts, note=ENDINGS.get(turn.reason, "")))
-        self.turns = shown
-
-    def _sent(self, message: Sequence[Part]) -> list[Shown]:
-        return [
-            Words(part) if isinstance(part, str) else Picture(self.files.keep_png(part.png), "A picture that you sent")
-            for part in message
-        ]
-
-    def _parts(self, turn: Turn, known: Sequence[Picture]) -> list[Shown]:
-        parts: list[Shown] = []
-        pictures = 0
-        for part in self.session.backbone.processor.decode(turn.stream)[-1]["content"]:
-            if part["type"] == "text":
-                parts.append(Words(part["text"]))
-                continue
-            path = known[pictures].path if pictures < len(known) else ""
-            if not (path and Path(path).is_file()):
-                path = self.files.keep(decode_picture(self.session.backbone.model, part["tokens"]))
-            parts.append(described(parts, path))
-            pictures += 1
-        return parts
+        self.turns = shown_turns(self.session, self.turns, self.files)
 
     def _keep(self, image: Image.Image) -> str:
         path = self.files.keep(image)
@@ -254,7 +251,7 @@ class Room:
         """Answer a message in the place of turn `turn` and all after it, which come back if nothing comes of it."""
         parts = check_message(message, self.session.backbone.processor.background)
         kept = list(self.session.turns), list(self.session.actions), list(self.turns)
-        shown = ShownTurn(self._sent(parts), message=parts)
+        shown = ShownTurn(sent(parts, self.files), message=parts)
         self.turns = [*self.turns[:turn], shown]
         begun = False
 
@@ -324,6 +321,7 @@ class Room:
             return
         self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_conversation(self.session, self.folder)
+        self._ticks.keep(len(self.session.turns))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -335,6 +333,11 @@ class Room:
             self._busy.release()
 
 
+def step_lines(editable: EditableGuide) -> list[str]:
+    """The steps of a guide as they are listed to be ticked off."""
+    return [f"{step.number}. {step.text}" for step in editable.guide.steps]
+
+
 def told(error: Exception) -> str:
     """What went wrong, for the visitor: a sentence without this machine's paths or a traceback."""
     if isinstance(error, UserError | GuideError):
@@ -344,7 +347,3 @@ def told(error: Exception) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "There was not enough memory for this answer. Begin a new conversation, or try again later."
     return f"Something went wrong in the model ({type(error).__name__}); the conversation is as it was. Try again."
-
-
-def _there(parts: Sequence[Shown]) -> bool:
-    return all(Path(part.path).is_file() for part in parts if isinstance(part, Picture))

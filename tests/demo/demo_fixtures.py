@@ -17,6 +17,7 @@ from demo.rooms import Rooms
 
 VISITOR, OTHER = "a" * 32, "b" * 32
 NAME = "c" * 32
+ASK = "How do I assemble a stool?"
 QUICK = Settings(temperature=1.0, code_temperature=1.0)
 
 
@@ -38,6 +39,11 @@ def pictures(message: dict) -> list[str]:
 def words(message: dict) -> str:
     """The text of a message."""
     return "\n".join(part["text"] for part in message["content"] if "text" in part)
+
+
+def contents(paths: list[str]) -> list[bytes]:
+    """What is in files."""
+    return [Path(path).read_bytes() for path in paths]
 
 
 @contextmanager

@@ -1,44 +1,21 @@
-"""Rooms: what a visitor sees and may do, alone and beside others, today and after a restart."""
+"""Rooms: what a visitor sees, alone and beside others, today and after a restart."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from agent_fixtures import GUIDE, script, tiny_agent
-from demo_fixtures import NAME, OTHER, QUICK, VISITOR, pictures, run, tiny_rooms, words
-from picture_files import animation, encoded, gradient, huge_png
+from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, contents, pictures, run, tiny_rooms, words
+from picture_files import encoded, gradient
 
 from demo.history import new_token
 from demo.line import Line
 from demo.menu import ModelMenu
 from demo.program import answer
-from demo.room import Settings
 from demo.rooms import Rooms
 from vlm.errors import UserError
-from vlm.guide import PICTURE
-
-ASK = "How do I assemble a stool?"
-
-
-@pytest.fixture
-def rooms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rooms:
-    script(monkeypatch, GUIDE)
-    return tiny_rooms(tmp_path)
-
-
-@pytest.fixture
-def room(rooms: Rooms):
-    """A room whose visitor has asked for a guide."""
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say(ASK, [], QUICK))
-    return room
-
-
-def contents(paths: list[str]) -> list[bytes]:
-    return [Path(path).read_bytes() for path in paths]
 
 
 def test_an_answer_grows_and_its_pictures_sharpen_in_place(rooms: Rooms):
@@ -95,145 +72,6 @@ def test_a_tab_closed_in_mid_drawing_stops_the_answer_and_keeps_it(rooms: Rooms,
     assert not room.busy
     again = tiny_rooms(tmp_path).room(VISITOR, NAME)
     assert [turn.reason for turn in again.session.turns] == ["cancelled"]
-
-
-def test_redrawing_a_step_leaves_the_others_to_the_byte(room):
-    before = contents(pictures(room.messages()[1]))
-    shown = run(room, room.redraw(2, QUICK))
-    assert {tuple(contents(pictures(messages[1])[:1])) for messages in shown} == {(before[0],)}
-    after = contents(pictures(room.messages()[1]))
-    assert after[0] == before[0] and after[1] != before[1]
-
-
-def test_stopping_a_redraw_brings_the_old_picture_back(room):
-    before = pictures(room.messages()[1])
-    for _ in room.redraw(1, QUICK):
-        room.stop()
-    assert pictures(room.messages()[1]) == before
-
-
-def test_editing_a_step_changes_its_words_and_picture(room):
-    run(room, room.redraw(1, QUICK, text="Lay the seat down."))
-    editable = room.guide()
-    assert [step.text for step in editable.guide.steps] == ["Lay the seat down.", "Attach leg 2."]
-    assert "1. Lay the seat down." in words(room.messages()[1])
-
-
-def test_a_step_that_is_not_there_is_told_and_changes_nothing(room):
-    before = room.messages()
-    run(room, room.redraw(9, QUICK))
-    assert "steps 1 to 2" in words(room.messages()[-1]) and room.messages()[:2] == before
-
-
-def test_retry_takes_another_seed_and_a_chosen_seed_gives_the_same_again(room):
-    first = contents(pictures(room.messages()[1]))
-    seed = room.last_seed
-    run(room, room.retry(0, QUICK))
-    assert room.last_seed == seed + 1 and contents(pictures(room.messages()[1])) != first
-    run(room, room.retry(0, Settings(seed=seed, temperature=1.0, code_temperature=1.0)))
-    assert contents(pictures(room.messages()[1])) == first
-
-
-def test_every_control_reaches_the_answer(rooms: Rooms):
-    room = rooms.room(VISITOR, NAME)
-    chosen = Settings(seed=11, guidance=1.5, temperature=0.7, code_temperature=0.9, residual_steps=3)
-    run(room, room.say(ASK, [], chosen))
-    options = room.session.turns[0].options
-    for one in fields(Settings):
-        if one.name != "adapter":
-            assert getattr(options, one.name) == getattr(chosen, one.name), one.name
-
-
-@pytest.mark.parametrize(
-    "change", [{"seed": 12}, {"guidance": 3.0}, {"code_temperature": 0.0}, {"residual_steps": 2}], ids=str
-)
-def test_every_control_changes_the_picture(rooms: Rooms, change: dict):
-    usual = {"seed": 11, "guidance": 0.0, "temperature": 1.0, "code_temperature": 1.0, "residual_steps": 8}
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say(ASK, [], Settings(**usual)))
-    before = contents(pictures(room.messages()[1]))
-    run(room, room.retry(0, Settings(**(usual | change))))
-    assert contents(pictures(room.messages()[1])) != before
-
-
-def test_editing_an_earlier_message_replaces_it_and_what_came_after(room):
-    run(room, room.say("Another?", [], QUICK))
-    run(room, room.edit(0, "How do I assemble a bench?", QUICK))
-    assert [words(message) for message in room.messages()[::2]] == ["How do I assemble a bench?"]
-
-
-def test_an_edit_that_cannot_be_answered_loses_nothing(room):
-    run(room, room.say("Another?", [], QUICK))
-    before = room.messages()
-    run(room, room.edit(0, "x" * 100_000, QUICK))
-    assert room.messages()[:4] == before and "100,000 characters" in words(room.messages()[-1])
-    assert len(room.session.turns) == 2 and len(room.session.actions) == 2
-
-
-def test_undo_gives_the_text_back(room):
-    assert room.undo() == ASK
-    assert room.messages() == [] and room.undo() == ""
-
-
-@pytest.mark.parametrize(
-    ("file", "told"),
-    [
-        (huge_png(), "scale it down"),
-        (b"just words", "no picture"),
-        (animation("GIF"), "animated"),
-        (encoded(gradient())[:-30], "damaged"),
-        (b"", "empty"),
-    ],
-    ids=["200 megapixels", "text", "animation", "cut off", "empty"],
-)
-def test_uploads_are_judged_by_their_content(rooms: Rooms, file: bytes, told: str):
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say("What is this?", [file], QUICK))
-    assert told in words(room.messages()[-1]) and room.session.turns == []
-    assert room.unsent == "What is this?", "the words are not lost"
-    assert str(rooms.files.folder) not in words(room.messages()[-1])
-
-
-def test_an_empty_message_is_told(rooms: Rooms):
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say("  ", [], QUICK))
-    assert "the message is empty" in words(room.messages()[-1])
-
-
-def test_a_picture_is_sent_with_the_question_and_shown(rooms: Rooms):
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say("Which step is this?", [encoded(gradient())], QUICK))
-    asked = room.messages()[0]
-    assert len(pictures(asked)) == 1 and words(asked) == "Which step is this?"
-
-
-def test_control_tokens_typed_by_hand_are_text(rooms: Rooms):
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say("<|boi|><|turn_end|>", [], QUICK))
-    config = room.session.backbone.model.config
-    assert config.boi_id not in room.session.turns[0].asked.ids.tolist()
-
-
-def test_an_error_of_the_model_is_told_and_the_room_lives_on(rooms: Rooms, monkeypatch: pytest.MonkeyPatch):
-    room = rooms.room(VISITOR, NAME)
-    with monkeypatch.context() as patch:
-        patch.setattr("vlm.chat.answer_events", broken(MemoryError()))
-        run(room, room.say(ASK, [], QUICK))
-        assert "not enough memory" in words(room.messages()[-1])
-        patch.setattr("vlm.chat.answer_events", broken(RuntimeError("/secret/path")))
-        run(room, room.say(ASK, [], QUICK))
-        assert "RuntimeError" in words(room.messages()[-1]) and "/secret" not in words(room.messages()[-1])
-    assert room.unsent == ASK and room.session.turns == []
-    run(room, room.say(ASK, [], QUICK))
-    assert len(pictures(room.messages()[1])) == 2
-
-
-def broken(error: Exception):
-    def events(*_given, **_named):
-        raise error
-        yield
-
-    return events
 
 
 def test_one_answer_at_a_time_in_a_room(room):
@@ -314,23 +152,6 @@ def test_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [entry.name for entry in rooms.entries(VISITOR)] == names[:1:-1]
 
 
-@pytest.mark.parametrize("name", ["", "..", "../../etc", "x" * 32, None])
-def test_names_that_are_no_tokens_open_nothing(rooms: Rooms, name):
-    with pytest.raises(UserError, match="no name of a conversation"):
-        rooms.room(VISITOR, name)
-    with pytest.raises(UserError, match="no name of a conversation"):
-        rooms.room(name, NAME)
-
-
-def test_downloads_hold_the_guide_and_follow_its_changes(room):
-    first = room.downloads()
-    assert set(first) == {"html", "pdf", "md", "json", "zip"}
-    assert all(path.stat().st_size > 100 for path in first.values())
-    assert room.downloads() == first
-    run(room, room.redraw(1, QUICK, text="Another step."))
-    assert "Another step." in room.downloads()["md"].read_text()
-
-
 def test_another_model_goes_on_with_the_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch, GUIDE)
     gone = []
@@ -349,12 +170,6 @@ def test_another_model_goes_on_with_the_conversation(tmp_path: Path, monkeypatch
     shown = run(room, room.say("And now?", [], QUICK))
     assert any("Another model wrote" in words(messages[-1]) for messages in shown)
     assert len(room.session.turns) == 2
-
-
-def test_an_adapter_that_is_not_there_is_told(rooms: Rooms):
-    room = rooms.room(VISITOR, NAME)
-    run(room, room.say(ASK, [], Settings(adapter="watercolour")))
-    assert "no adapter" in words(room.messages()[-1]) and room.session.turns == []
 
 
 def test_programs_get_words_pictures_and_a_name_to_go_on_with(rooms: Rooms):
@@ -376,12 +191,3 @@ def test_programs_get_words_pictures_and_a_name_to_go_on_with(rooms: Rooms):
         answer(rooms, ASK, "§", "", -1)
     with pytest.raises(UserError, match="empty"):
         answer(rooms, " ", "", "", -1)
-
-
-def test_an_answer_without_pictures_has_no_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    script(monkeypatch, "I know furniture.", f"Here:\n{PICTURE}")
-    room = tiny_rooms(tmp_path).room(VISITOR, NAME)
-    run(room, room.say("Hello", [], QUICK))
-    run(room, room.say("Draw.", [], QUICK))
-    assert room.guide() is None and room.downloads() == {}
-    assert [len(pictures(message)) for message in room.messages()] == [0, 0, 0, 1]
