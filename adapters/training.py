@@ -163,7 +163,9 @@ class AdaptTask:
             self.model.to(device)
         if not self.model.training:
             self.model.train()
-        rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
+        # Streams keep residuals in half precision, which autocast on a CPU cannot join.
+        with torch.autocast(device.type, enabled=False):
+            rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
         with drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
             losses = self.model(rows.to(device), generator)
         return losses.total, {**losses.metrics(), "samples": len(batch)}
@@ -300,9 +302,7 @@ def processes(settings: AdaptSettings) -> PartialState:
     return PartialState(cpu=settings.train.device == "cpu" or not torch.accelerator.is_available())
 
 
-def _check_same(
-    folder: Path, settings: AdaptSettings, material: Material, about: About, state: PartialState
-) -> None:
+def _check_same(folder: Path, settings: AdaptSettings, material: Material, about: About, state: PartialState) -> None:
     """Raise `UserError` where `folder` holds a run of another adapter, base or data; else note what this one is."""
     mine = {
         "base": about.base,

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from adapter_fixtures import BASE, QUICK, kept, manual, model, processor, streams
 
 from adapters.evaluation import compare, guides_of, table
 from adapters.folder import World, load_adapter
+from adapters.held_out import held_out_losses
 from adapters.importers import load_examples
 from adapters.lora import LoraSettings, apply
-from adapters.training import About, AdaptSettings, AdaptTask, Material, held_out_losses, run_folder, train_adapter
+from adapters.training import About, AdaptSettings, AdaptTask, Material, run_folder, train_adapter
 from vlm.batch import collate
 from vlm.errors import UserError
 from vlm.session import StreamSession
@@ -89,6 +91,45 @@ def test_image_alone_leaves_the_text_of_picture_free_streams_as_it_was(tmp_path,
         assert not torch.equal(changed.stream_pass(drawn).code_logits, model().stream_pass(drawn).code_logits)
 
 
+def adapt_without_chance(out, material, **train):
+    """What a step learns depends on its examples alone: no picture is drawn, none is left out, by chance."""
+    built = model()
+    built.config.unconditional_probability = built.config.residual_weight = 0.0
+    settings = AdaptSettings(
+        lora=LoraSettings(("text", "image"), rank=2), rehearse=0.0, draft_spans=9,
+        train=replace(QUICK, average=0.0, **train),
+    )  # fmt: skip
+    train_adapter(built, processor(built), material, settings, out, ABOUT)
+    return load_adapter(out)
+
+
+def test_two_batches_of_two_teach_what_one_of_four_does(tmp_path, material):
+    whole = adapt_without_chance(tmp_path / "whole", material, batch_size=4)
+    parts = adapt_without_chance(tmp_path / "parts", material, batch_size=2, accumulate=2)
+    half = adapt_without_chance(tmp_path / "half", material, batch_size=2)
+    assert all(torch.allclose(value, parts.tensors[name], atol=1e-3) for name, value in whole.tensors.items())
+    assert not all(torch.allclose(value, half.tensors[name], atol=1e-3) for name, value in whole.tensors.items())
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate settles on one precision per process, which a test must neither find nor leave."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield AcceleratorState._reset_state
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_mixed_precision_stays_finite_and_near_float32(tmp_path, material, fresh_accelerate):
+    exact = adapt_without_chance(tmp_path / "exact", material, steps=8)
+    fresh_accelerate()
+    mixed = adapt_without_chance(tmp_path / "mixed", material, steps=8, precision="bf16")
+    assert all(value.dtype == torch.float32 and bool(value.isfinite().all()) for value in mixed.tensors.values())
+    assert not all(torch.equal(value, mixed.tensors[name]) for name, value in exact.tensors.items())
+    untrained = held_out_losses(model(), material.train)["total"]
+    gained = [untrained - held_out_losses(added(one), material.train)["total"] for one in (exact, mixed)]
+    assert gained[0] > 0 and gained[1] == pytest.approx(gained[0], rel=0.2)
+
+
 class Killed(Exception):
     """Stands for a process that dies."""
 
@@ -142,6 +183,8 @@ def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(t
     assert [one["total"] for one in history].index(best) == len(history) - 3
     got = held_out_losses(added(load_adapter(tmp_path / "a")), material.held_out)["total"]
     assert got == pytest.approx(best, rel=1e-3)
+    (told,) = load_adapter(tmp_path / "a").manifest.record
+    assert told["steps"] == len(history) and told["minutes"] >= 0 and told["stopped"] == "early"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, material, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from adapter_fixtures import manual, model, processor, rows_file, stored, streams
+from adapter_fixtures import manual, model, processor, rows_file, stored
 from typer.testing import CliRunner
 
 from adapters.answering import fitting_adapters, load_adapted_agent
@@ -15,7 +15,7 @@ from vlm.bundle import fingerprint, load_bundle
 from vlm.cli import app
 from vlm.cli.options import adapted_agent_for
 from vlm.errors import UserError
-from vlm.events import Finished, TextDelta
+from vlm.events import TextDelta
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,12 @@ def test_guide_answers_with_the_adapters_words_what_is_outside(place, monkeypatc
     said = json.loads((place / "adapter" / "adapter.json").read_text())
     said["world"]["outside"] = "I only know stands."
     (place / "adapter" / "adapter.json").write_text(json.dumps(said))
-    answer = [TextDelta("I cannot help."), Finished("stop", streams(model(), 1)[0])]
-    monkeypatch.setattr("adapters.answering.generate", lambda *arguments: iter(answer))
+
+    def answer(*arguments):
+        yield TextDelta("I cannot help.")
+        return "stop"
+
+    monkeypatch.setattr("vlm.chat.answer_events", answer)
     result = vlm(
         "guide", "Hello", "-q", "-o", place / "out", "--bundle", place / "base", "--adapter", place / "adapter"
     )
@@ -160,6 +164,6 @@ def test_adapters_are_found_beside_the_bundle_they_fit(place, tmp_path):
 def test_what_was_made_with_an_adapter_says_so(place):
     plain, _, known = adapted_agent_for(place / "base", "cpu", None, 3, None)
     assert known == plain.fingerprint == fingerprint(place / "base") and plain.seed == 3
-    agent, name, known = adapted_agent_for(place / "base", "cpu", None, 3, place / "adapter")
+    agent, name, known = adapted_agent_for(place / "base", "cpu", None, 3, [str(place / "adapter")])
     assert (name, known) == ("adapter", f"{plain.fingerprint}+{load_adapter(place / 'adapter').fingerprint()}")
     assert agent.seed == 3
