@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from demo.room import Room, step_lines
+from demo.room import Room
+from demo.ticks import lines
 from vlm.export import FORMATS
 
 LABELS = {"html": "HTML", "pdf": "PDF", "md": "Markdown", "json": "JSON", "zip": "ZIP of all"}
@@ -44,7 +45,7 @@ class GuidePanel:
         at = step if step is not None and 1 <= step <= len(steps) else 1
         return {
             self.frame: gr.Accordion(visible=True),
-            self.ticks: gr.CheckboxGroup(step_lines(editable), value=room.ticked()),
+            self.ticks: gr.CheckboxGroup(lines(editable.guide), value=room.ticked()),
             self.step: gr.Dropdown([(f"Step {one.number}", one.number) for one in steps], value=at),
             self.words: steps[at - 1].text,
             **{self.downloads[kind]: str(path) for kind, path in room.downloads().items()},

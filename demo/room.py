@@ -207,16 +207,16 @@ class Room:
         return self._guide[1]
 
     def ticked(self) -> list[str]:
-        """The steps of the current guide that are ticked off, as `step_lines` has them."""
+        """The steps of the current guide that are ticked off, as `demo.ticks.lines` has them."""
         editable = self.guide()
-        return [] if editable is None else self._ticks.of(editable.turn, step_lines(editable))
+        return [] if editable is None else self._ticks.of(editable)
 
     def tick(self, done: Sequence[str]) -> None:
         """Just these steps of the guide that is shown are done. Raises `UserError` if that cannot be kept."""
         editable = self._guide[1] if self.busy and self._guide is not None else self.guide()
         if editable is None or self.deleted:
             return
-        self._ticks.put(editable.turn, step_lines(editable), done)
+        self._ticks.put(editable, done)
         # What is built from is in use, and is what a reload comes back to.
         with suppress(OSError):
             os.utime(self.folder / CONVERSATION_FILE)
@@ -282,13 +282,18 @@ class Room:
                 self.note = f"Busy: you are {ordinal(ticket.position)} in line."
                 yield
             self.note = ""
-            with closing(in_thread(begin(self._cancel), self._cancel)) as batches:
-                for batch in batches:
-                    for event in batch:
-                        answer.take(event)
-                    shown.parts = list(answer.parts)
-                    self.note = " ".join(answer.notes)
-                    yield
+            try:
+                with closing(in_thread(begin(self._cancel), self._cancel)) as batches:
+                    for batch in batches:
+                        for event in batch:
+                            answer.take(event)
+                        shown.parts = list(answer.parts)
+                        self.note = " ".join(answer.notes)
+                        yield
+            finally:
+                # Whoever stops may not come back: the cache is freed, and made anew if they do.
+                if answer.reason != "stop":
+                    self.session.release()
 
     def _safely(self, begin: Callable[[], Running], text: str = "") -> Running:
         """Run an action alone in this room; what goes wrong is said in the chat, and the room stays usable.
@@ -331,11 +336,6 @@ class Room:
             yield
         finally:
             self._busy.release()
-
-
-def step_lines(editable: EditableGuide) -> list[str]:
-    """The steps of a guide as they are listed to be ticked off."""
-    return [f"{step.number}. {step.text}" for step in editable.guide.steps]
 
 
 def told(error: Exception) -> str:

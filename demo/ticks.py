@@ -1,18 +1,20 @@
 """Which steps of its guides a visitor has ticked off, kept beside a conversation.
 
-Knows one small file. A tick is of a step as it reads, number and text: a picture drawn anew keeps it, another text
-takes it away, since what was done is no longer what the guide says. Each guide of a conversation has its own.
+Knows guides and one small file. A tick is of a step as it reads, number and text: a picture drawn anew keeps it,
+another text takes it away, since what was done is no longer what the guide says. Each guide has ticks of its own.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from vlm.errors import UserError
 from vlm.files import output_file
+from vlm.guide import Guide
+from vlm.guide_edits import EditableGuide
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +29,14 @@ class Ticks:
         self._path = folder / TICKS_FILE
         self._done: dict[int, list[str]] = _read(self._path)
 
-    def of(self, turn: int, steps: Sequence[str]) -> list[str]:
-        """The ticked ones among the steps of the guide in a turn."""
-        done = self._done.get(turn, [])
-        return [step for step in steps if step in done]
+    def of(self, editable: EditableGuide) -> list[str]:
+        """The ticked ones among the lines of a guide."""
+        done = self._done.get(editable.turn, [])
+        return [line for line in lines(editable.guide) if line in done]
 
-    def put(self, turn: int, steps: Sequence[str], done: Collection[str]) -> None:
-        """Just these steps of the guide in a turn are done; texts that are no steps are left out. `UserError`."""
-        self._done[turn] = [step for step in steps if step in done]
+    def put(self, editable: EditableGuide, done: Collection[str]) -> None:
+        """Just these lines of a guide are done; what is no line of it is left out. Raises `UserError`."""
+        self._done[editable.turn] = [line for line in lines(editable.guide) if line in done]
         self._write()
 
     def keep(self, turns: int) -> None:
@@ -50,6 +52,11 @@ class Ticks:
                 staging.write_text(json.dumps({str(turn): done for turn, done in self._done.items()}), encoding="utf-8")
 
 
+def lines(guide: Guide) -> list[str]:
+    """The steps of a guide as they are listed to be ticked off."""
+    return [f"{step.number}. {step.text}" for step in guide.steps]
+
+
 def _read(path: Path) -> dict[int, list[str]]:
     try:
         if not path.is_file():
@@ -57,7 +64,7 @@ def _read(path: Path) -> dict[int, list[str]]:
         if path.stat().st_size > MAX_BYTES:
             raise UserError("it is too large")
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {int(turn): [str(step) for step in done] for turn, done in found.items()}
+        return {int(turn): [str(line) for line in done] for turn, done in found.items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, UserError) as error:
         log.warning("what was ticked off is lost: %s: %s", path, error)
         return {}

@@ -1,46 +1,147 @@
 """Visitors of the demo at once, and many conversations after another: times, strangers' pictures, memory.
 
-    python docs/benchmarks/demo_load.py --visitors 8 --conversations 100
+    python docs/benchmarks/demo_load.py --visitors 8 --conversations 100 --json out/load.json
 
-Runs the rooms of the demo in this process, each visitor in a thread of their own, without a browser.
+Starts `vlm demo` as a process of its own and speaks to it as programs do, over HTTP, through its /chat endpoint: each
+visitor a thread, each asking for another product. That endpoint answers as a whole, so the time to the first text is
+taken afterwards, from as many rooms of the demo at once in this process, over the same model and waiting line.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import resource
+import socket
+import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from gradio_client import Client
 
 from demo.history import new_token
 from demo.line import Line
 from demo.menu import ModelMenu
-from demo.messages import Picture, Words
+from demo.messages import Words
 from demo.room import Settings
 from demo.rooms import Rooms
 from vlm.agent import load_agent
+from vlm.flatpack.style import COLOURS
 
-ASK = "How do I assemble a {} stool with three legs?"
-COLOURS = ("blue", "red", "green", "yellow", "white", "black", "grey", "orange")
+FAMILIES = ("stool", "bench", "table", "bookcase", "dresser", "chair")
+STARTING = 600.0
+"""Seconds that the server may take to load its model."""
 
 
-def visit(rooms: Rooms, colour: str, told: list[dict]) -> None:
-    """One visitor asks for one guide."""
-    room = rooms.room(new_token(), new_token())
+@dataclass(frozen=True)
+class Visit:
+    """One guide. fault: what was wrong with it, "" for nothing; pictures: digests of their bytes."""
+
+    seconds: float
+    fault: str
+    pictures: tuple[str, ...]
+
+
+def product(number: int) -> tuple[str, str]:
+    """A colour and a kind of furniture, another for each number up to 24."""
+    return COLOURS[number % len(COLOURS)], FAMILIES[number % len(FAMILIES)]
+
+
+@contextmanager
+def server(at_once: int) -> Iterator[tuple[str, int]]:
+    """A demo with nothing in it: its address, and the number of its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "vlm", "demo", "--port", str(port), "--at-once", str(at_once)]
+        process = subprocess.Popen([*command, "--data", folder], stderr=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + STARTING
+            while not _answers(address):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit(f"the server does not answer at {address} (exit code {process.poll()})")
+                time.sleep(0.5)
+            yield address, process.pid
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=10):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def visit(address: str, number: int) -> Visit:
+    """Ask for a guide, and see whether it is the one that was asked for."""
+    colour, family = product(number)
+    client = Client(address, verbose=False)
     started = time.monotonic()
-    first = None
-    for _ in room.say(ASK.format(colour), [], Settings()):
-        if first is None and any(isinstance(part, Words) for part in room.turns[-1].parts):
-            first = time.monotonic() - started
-    paths = {part.path for turn in room.turns for part in turn.parts if isinstance(part, Picture)}
-    told.append({"first": first, "whole": time.monotonic() - started, "paths": paths, "note": room.note})
+    try:
+        found = client.predict(message=f"How do I assemble a {colour} {family}?", api_name="/chat")
+    except Exception as error:  # Whatever went wrong, this visitor's guide failed; the others go on.
+        return Visit(time.monotonic() - started, f"{type(error).__name__}: {error}", ())
+    seconds = time.monotonic() - started
+    pictures = tuple(hashlib.sha256(one["png"].encode()).hexdigest() for one in found["pictures"])
+    title = found["text"].strip().split("\n")[0].lower()
+    if not pictures:
+        return Visit(seconds, f"no guide: {found['text'][:80]}", ())
+    return Visit(seconds, "" if colour in title and family in title else f"{colour} {family}: {title}", pictures)
 
 
-def resident() -> float:
-    """Megabytes of memory of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+def at_once(count: int, act: Callable[[int], None]) -> None:
+    """Run `act` for each number below `count`, each in a thread."""
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def shared(visits: list[Visit]) -> int:
+    """How many pictures two visitors have in common."""
+    return sum(len(visit.pictures) for visit in visits) - len(
+        {picture for visit in visits for picture in visit.pictures}
+    )
+
+
+def first_texts(count: int, places: int) -> list[float]:
+    """Seconds to each visitor's first word, in this process."""
+    found: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        rooms = Rooms(Path(folder), ModelMenu.of(load_agent()), Line(places, count))
+
+        def act(number: int) -> None:
+            room = rooms.room(new_token(), new_token())
+            started = time.monotonic()
+            said = False
+            for _ in room.say("How do I assemble a {} {}?".format(*product(number)), [], Settings()):
+                if not said and any(isinstance(part, Words) for part in room.turns[-1].parts):
+                    said = True
+                    found.append(time.monotonic() - started)
+
+        at_once(count, act)
+    return found
+
+
+def resident(process: int) -> float:
+    """Megabytes of memory of a process now."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
@@ -49,29 +150,36 @@ def main() -> None:
     parser.add_argument("--visitors", type=int, default=8)
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rooms = Rooms(Path(folder), ModelMenu.of(load_agent()), Line(asked.at_once, asked.visitors))
-        told: list[dict] = []
-        visits = [
-            threading.Thread(target=visit, args=(rooms, COLOURS[number % len(COLOURS)], told))
-            for number in range(asked.visitors)
-        ]
-        for thread in visits:
-            thread.start()
-        for thread in visits:
-            thread.join()
-        paths = [path for one in told for path in one["paths"]]
-        failed = [one["note"] for one in told if one["note"] or one["first"] is None]
-        print(f"{len(told)} visitors, {len(failed)} failed, {len(paths) - len(set(paths))} pictures shared")
-        for name in ("first", "whole"):
-            times = sorted(one[name] for one in told if one[name] is not None)
-            print(f"  {name:5}: {times[0]:.1f} to {times[-1]:.1f} s, median {times[len(times) // 2]:.1f}")
-        for number in range(asked.conversations + 1):
-            if number % max(1, asked.conversations // 4) == 0:
-                print(f"  after {number:3} more conversations: {resident():.0f} MB")
-            if number < asked.conversations:
-                visit(rooms, COLOURS[number % len(COLOURS)], told)
+    figures: dict[str, object] = {"visitors": asked.visitors, "conversations": asked.conversations}
+
+    def told(name: str, value: object) -> None:
+        figures[name] = value
+        print(f"{name}: {value}", flush=True)
+
+    with server(asked.at_once) as (address, process):
+        told("memory at the start, MB", round(resident(process)))
+        visits: list[Visit] = []
+        at_once(asked.visitors, lambda number: visits.append(visit(address, number)))
+        told("failed", [one.fault for one in visits if one.fault])
+        told("pictures that two visitors share", shared(visits))
+        _times(told, "whole guide", [one.seconds for one in visits])
+        told("memory after the visitors, MB", round(resident(process)))
+        more: list[Visit] = []
+        for number in range(asked.conversations):
+            more.append(visit(address, number))
+            if (number + 1) % max(1, asked.conversations // 4) == 0:
+                told(f"memory after {number + 1} more conversations, MB", round(resident(process)))
+        told("failed of these", [one.fault for one in more if one.fault])
+    _times(told, "first text (rooms in one process)", first_texts(asked.visitors, asked.at_once))
+    if asked.json:
+        asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _times(told: Callable[[str, object], None], name: str, seconds: list[float]) -> None:
+    told(f"{name}, first to last visitor, s", [round(min(seconds), 1), round(max(seconds), 1)])
+    told(f"{name}, median, s", round(statistics.median(seconds), 1))
 
 
 if __name__ == "__main__":

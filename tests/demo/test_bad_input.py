@@ -30,10 +30,14 @@ def test_uploads_are_judged_by_their_content(rooms: Rooms, file: bytes, told: st
     assert str(rooms.files.folder) not in words(room.messages()[-1])
 
 
-def test_an_empty_message_is_told(rooms: Rooms):
+@pytest.mark.parametrize(
+    ("text", "told"), [("  ", "the message is empty"), ("x" * 100_000, "100,000 characters")], ids=["empty", "endless"]
+)
+def test_a_message_that_cannot_be_answered_is_told_and_given_back(rooms: Rooms, text: str, told: str):
     room = rooms.room(VISITOR, NAME)
-    run(room, room.say("  ", [], QUICK))
-    assert "the message is empty" in words(room.messages()[-1])
+    run(room, room.say(text, [], QUICK))
+    assert told in words(room.messages()[-1])
+    assert room.session.turns == [] and room.unsent == text
 
 
 def test_a_picture_is_sent_with_the_question_and_shown(rooms: Rooms):

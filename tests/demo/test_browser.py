@@ -1,98 +1,32 @@
-"""The page in a real browser: what a visitor sees, and that the page asks nobody else for anything."""
+"""The page in a real browser: what a visitor does and sees, and that the page asks nobody else for anything."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo_fixtures import served
+from browser_fixtures import (
+    ASK,
+    NEEDS_CHROMIUM,
+    STEP_1,
+    STEP_2,
+    address,
+    ask,
+    browser,
+    expect,
+    finished,
+    guide,
+    panel,
+    root,
+    source,
+    visit,
+)
 from picture_files import encoded, gradient
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install '.[demo]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed here: apt-get install chromium"),
-]
-expect = sync_api.expect
-PATIENCE = 40_000
-ASK = "How do I assemble a stool?"
-STEP_1, STEP_2 = '#chat img[alt^="Drawing of step 1"]', '#chat img[alt^="Drawing of step 2"]'
+from demo.ticks import TICKS_FILE
 
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("web"), pause=0.2, at_once=2) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def visit(browser, address: str):
-    """Opens pages, each of a visitor of its own; afterwards none may have complained, or asked another host."""
-    contexts, faults = [], []
-
-    def watch(page) -> None:
-        page.on("console", lambda said: said.type == "error" and faults.append(said.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: _stranger(asked.url, address) and faults.append(asked.url))
-
-    def opened(url: str = address, **options):
-        context = browser.new_context(**options)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        context.on("page", watch)
-        page = context.new_page()
-        page.goto(url)
-        page.wait_for_selector("#box textarea:enabled")
-        return page
-
-    expect.set_options(timeout=PATIENCE)
-    opened.faults = faults
-    yield opened
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def _stranger(url: str, address: str) -> bool:
-    return not url.startswith((address, "data:", "blob:"))
-
-
-def ask(page, text: str = ASK) -> None:
-    page.fill("#box textarea", text)
-    page.keyboard.press("Enter")
-
-
-def finished(page) -> None:
-    """The answer is whole, and everything around it is up to date."""
-    expect(page.locator("#status")).to_contain_text("Seed of the last answer")
-    page.wait_for_selector("#box button.submit-button")
-
-
-def guide(page) -> None:
-    ask(page)
-    page.wait_for_selector(STEP_2)
-    finished(page)
-
-
-def panel(page) -> None:
-    page.get_by_text("Your guide: tick off").click()
-    page.wait_for_selector("#ticks input")
-
-
-def source(page, selector: str) -> str:
-    return page.locator(selector).last.get_attribute("src")
+pytestmark = NEEDS_CHROMIUM
+__all__ = ["address", "browser", "root", "visit"]
 
 
 def test_text_streams_and_a_picture_sharpens_in_place(visit):
@@ -192,12 +126,38 @@ def test_each_format_downloads(visit, kind: str):
     assert coming.value.path().stat().st_size > 100
 
 
-def test_a_reload_brings_the_conversation_back(visit):
+def test_a_reload_brings_the_conversation_and_its_ticks_back(visit, root: Path):
     page = visit()
     guide(page)
+    panel(page)
+    before = set(root.glob(f"conversations/*/*/{TICKS_FILE}"))
+    page.locator("#ticks input").nth(1).check()
+    while not set(root.glob(f"conversations/*/*/{TICKS_FILE}")) - before:
+        page.wait_for_timeout(100)
     page.reload()
     page.wait_for_selector(STEP_2)
     expect(page.locator("#chat .user").first).to_contain_text(ASK)
+    panel(page)
+    expect(page.locator("#ticks input").nth(1)).to_be_checked()
+    expect(page.locator("#ticks input").nth(0)).not_to_be_checked()
+
+
+def test_two_tabs_of_one_visitor_show_one_conversation(visit):
+    first = visit()
+    ask(first)
+    first.wait_for_selector('#chat img[alt^="Unfinished"]')
+    second = first.context.new_page()
+    second.goto(first.url)
+    expect(second.locator("#chat .user").first).to_contain_text(ASK)
+    for page in (first, second):
+        page.wait_for_selector(STEP_2)
+        finished(page)
+    second.fill("#box textarea", "And another?")
+    second.keyboard.press("Enter")
+    expect(second.locator("#chat .user")).to_have_count(2)
+    finished(second)
+    first.reload()
+    expect(first.locator("#chat .user")).to_have_count(2)
 
 
 def test_a_page_left_in_mid_drawing_stops_its_answer_and_keeps_it(visit):
@@ -231,27 +191,3 @@ def test_conversations_begin_and_are_deleted(visit):
     page.get_by_role("button", name="Delete this conversation").click()
     expect(page.locator("#chat .user")).to_have_count(0)
     expect(page.locator("#history")).not_to_contain_text(ASK)
-
-
-def test_dark_mode_and_a_narrow_phone(visit):
-    page = visit(color_scheme="dark", viewport={"width": 360, "height": 740})
-    guide(page)
-    panel(page)
-    red, green, blue = page.evaluate(
-        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
-    )
-    assert max(red, green, blue) < 80, "dark where the system is dark"
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
-
-
-def test_everything_can_be_reached_and_has_a_name(visit):
-    page = visit()
-    guide(page)
-    panel(page)
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, input, textarea, img')].filter(one => one.offsetParent
-        && !(one.innerText || one.ariaLabel || one.alt || one.title || one.placeholder || one.labels?.length
-        || one.querySelector('img[alt]:not([alt=""])')))
-        .map(one => one.outerHTML.slice(0, 200))"""
-    )
-    assert nameless == []

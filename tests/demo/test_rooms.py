@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from agent_fixtures import GUIDE, script, tiny_agent
 from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, contents, pictures, run, tiny_rooms, words
 from picture_files import encoded, gradient
+from transformers import DynamicCache
 
 from demo.history import new_token
 from demo.line import Line
@@ -61,6 +63,22 @@ def test_stopping_keeps_what_was_written_and_the_room_goes_on(rooms: Rooms):
     assert not room.busy and room.guide_turn is None
     run(room, room.say(ASK, [], QUICK))
     assert len(pictures(room.messages()[3])) == 2
+
+
+def test_stopping_frees_the_memory_of_the_answer(rooms: Rooms):
+    def caches() -> int:
+        gc.collect()
+        return sum(isinstance(one, DynamicCache) for one in gc.get_objects())
+
+    before = caches()
+    room = rooms.room(VISITOR, NAME)
+    running = room.say(ASK, [], QUICK)
+    while not pictures(room.messages()[-1] if room.turns else {"content": []}):
+        next(running)
+    assert caches() > before
+    room.stop()
+    list(running)
+    assert caches() == before
 
 
 def test_a_tab_closed_in_mid_drawing_stops_the_answer_and_keeps_it(rooms: Rooms, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_conversations_and_the_key_are_never_served(address: str, root: Path, pl
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}gradio_api/file={root}/{place}")
     assert refused.value.code in (403, 404)
+
+
+def test_with_a_password_nobody_gets_in_without_it():
+    import gradio as gr
+
+    from demo.server import launch
+
+    with gr.Blocks() as blocks:
+        gr.api(lambda: "inside", api_name="peek")
+    address = launch(blocks, auth="me:secret", wait=False)
+    try:
+        for place in ("config", "gradio_api/info"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(address + place)
+            assert refused.value.code == 401
+        form = urllib.parse.urlencode({"username": "me", "password": "wrong"}).encode()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(address + "login", form)
+        assert refused.value.code == 400
+    finally:
+        blocks.close()
 
 
 def test_it_listens_on_this_machine_alone(address: str):

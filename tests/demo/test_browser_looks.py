@@ -1,0 +1,117 @@
+"""The page in a real browser, for everyone: in the dark, on a phone, by keyboard, legible and named."""
+
+from __future__ import annotations
+
+import pytest
+from browser_fixtures import (
+    ASK,
+    NEEDS_CHROMIUM,
+    STEP_1,
+    STEP_2,
+    address,
+    browser,
+    expect,
+    finished,
+    guide,
+    panel,
+    root,
+    source,
+    visit,
+)
+
+pytestmark = NEEDS_CHROMIUM
+__all__ = ["address", "browser", "root", "visit"]
+
+
+def test_dark_mode_and_a_narrow_phone(visit):
+    page = visit(color_scheme="dark", viewport={"width": 360, "height": 740})
+    guide(page)
+    panel(page)
+    red, green, blue = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+    )
+    assert max(red, green, blue) < 80, "dark where the system is dark"
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
+
+
+FAINT = """() => {
+  const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const light = colour => { const [r, g, b] = colour.slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const below = one => { const chain = []; for (let at = one; at; at = at.parentElement) chain.unshift(at);
+    return chain.reduce((paint, at) => over(parse(getComputedStyle(at).backgroundColor), paint), [255, 255, 255, 1]); };
+  const found = [];
+  for (const one of document.querySelectorAll('body *')) {
+    const own = [...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    const style = getComputedStyle(one);
+    if (!own || !one.checkVisibility({opacityProperty: true, visibilityProperty: true}) || one.closest(':disabled')
+      || !one.getClientRects().length || one.closest('.sr-only, svg, style, script')) continue;
+    const paint = below(one), ink = over(parse(style.color), paint);
+    const [low, high] = [light(ink), light(paint)].sort((x, y) => x - y);
+    const size = parseFloat(style.fontSize), large = size >= 24 || size >= 18.66 && style.fontWeight >= 700;
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < (large ? 3 : 4.5))
+      found.push(`${contrast.toFixed(2)} ${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 40)}`);
+  }
+  return found; }"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_on_the_page_has_contrast_enough(visit, scheme: str):
+    page = visit(color_scheme=scheme)
+    page.wait_for_timeout(500)
+    assert page.evaluate(FAINT) == [], "the empty page, with its examples"
+    guide(page)
+    panel(page)
+    page.locator("#ticks input").first.check()
+    page.locator("#sidebar .toggle-button").click()
+    page.get_by_text("Advanced", exact=True).click()
+    page.wait_for_timeout(1000)  # Colours change in steps.
+    assert page.evaluate("document.body.innerText.includes('Temperature of words')")
+    assert page.evaluate(FAINT) == []
+
+
+def test_a_guide_is_asked_for_ticked_off_and_redrawn_by_keyboard_alone(visit):
+    page = visit()
+    page.keyboard.type(ASK)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(STEP_2)
+    finished(page)
+    before = source(page, STEP_1), source(page, STEP_2)
+
+    def to(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                ring = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                assert ring == "solid", f"{selector} shows that it has the focus"
+                return
+        raise AssertionError(f"{selector} is not reached")
+
+    page.locator("#box textarea").focus()
+    to("button.label-wrap")
+    page.keyboard.press("Enter")
+    to("#ticks input")
+    page.keyboard.press("Space")
+    expect(page.locator("#ticks input").first).to_be_checked()
+    to("#redraw")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "([step, old]) => [...document.querySelectorAll(step)].some(image => !image.src.endsWith(old))",
+        arg=[STEP_1, before[0].split("file=")[1]],
+    )
+    assert source(page, STEP_2) == before[1]
+
+
+def test_everything_has_a_name(visit):
+    page = visit()
+    guide(page)
+    panel(page)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, img')].filter(one => one.offsetParent
+        && !(one.innerText || one.ariaLabel || one.alt || one.title || one.placeholder || one.labels?.length
+        || one.querySelector('img[alt]:not([alt=""])')))
+        .map(one => one.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
