@@ -34,11 +34,11 @@ footer { display: none !important; }
 
 def theme() -> gr.themes.Base:
     """Light and dark, in the fonts that the system has. Contrast as WCAG AA asks: text 4.5, parts of controls 3."""
-    return gr.themes.Base(
+    found = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.stone,
-        font=[gr.themes.Font(name) for name in ("system-ui", "-apple-system", "Segoe UI", "sans-serif")],
-        font_mono=[gr.themes.Font(name) for name in ("ui-monospace", "Menlo", "Consolas", "monospace")],
+        font=[gr.themes.Font("sans-serif")],
+        font_mono=[gr.themes.Font("monospace")],
     ).set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
@@ -73,3 +73,7 @@ def theme() -> gr.themes.Base:
         checkbox_label_background_fill_hover="*neutral_200",
         checkbox_label_background_fill_hover_dark="*neutral_700",
     )
+    # Not as the arguments above: Gradio would put quotes around names that browsers know only without them.
+    found.font = "system-ui, -apple-system, 'Segoe UI', sans-serif"
+    found.font_mono = "ui-monospace, Menlo, Consolas, monospace"
+    return found
