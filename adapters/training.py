@@ -49,13 +49,14 @@ class AdaptSettings:
 
     lora: what is trained; rehearse: share of what is learnt that comes from `Material.rehearsal`; patience: a run stops
     after so many validations without a better held-out loss (0: never); draft_spans: pictures per conversation and step
-    whose drawing is learnt.
+    whose drawing is learnt; checkpointing: see `HartVLM`.
     """
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     rehearse: float = 0.25
     patience: int = 5
     draft_spans: int = 3
+    checkpointing: bool = False
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
             minutes=15, batch_size=4, learning_rate=2e-3, warmup=20, weight_decay=0.0, average=0.98,
@@ -122,6 +123,7 @@ class AdaptTask:
         self.targets = target_names(model, settings.lora.places)
         put_in(model, settings.lora, seed=settings.train.seed)
         self.model = model
+        model.checkpointing = settings.checkpointing
         self.module = AdapterWeights(model)
         self._stop = False
 
@@ -163,9 +165,7 @@ class AdaptTask:
             self.model.to(device)
         if not self.model.training:
             self.model.train()
-        # Streams keep residuals in half precision, which autocast on a CPU cannot join.
-        with torch.autocast(device.type, enabled=False):
-            rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
+        rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
         with drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
             losses = self.model(rows.to(device), generator)
         return losses.total, {**losses.metrics(), "samples": len(batch)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,12 +28,12 @@ class FakeAgent:
     """Says what it was given, as a model with a seed would."""
 
     def __init__(self, seed: int, says) -> None:
-        self.seed, self.says = seed, says
+        self.seed, self.says, self.fingerprint = seed, says, "0123456789abcdef"
 
-    def guide(self, prompt: str, *, on_event, previews: bool):
-        assert not previews
+    def guide(self, prompt: str, *, on_event, previews: bool, adapter: str | None):
+        assert not previews and adapter is None
         drawn = read_guide(
-            self.says(), prompt=prompt, seed=self.seed, fingerprint="0123456789abcdef", on_event=on_event
+            self.says(), prompt=prompt, seed=self.seed, fingerprint=self.fingerprint, on_event=on_event
         )
         steps = len(drawn.guide.steps)
         return SimpleNamespace(
@@ -185,7 +186,7 @@ def test_printable():
 
 
 def vlm(*arguments: str | bytes, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from vlm.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from vlm.__main__ import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
 
 
@@ -201,20 +202,46 @@ def test_as_a_process(tmp_path):
     assert left(tmp_path) == []
 
 
-def test_a_real_ctrl_c(tmp_path):
-    command = [sys.executable, "-c", "from vlm.cli import main; print('ready', flush=True); main()", "guide", "-"]
+def interrupt(*arguments: str, after: float, cwd: Path) -> tuple[int, str]:
+    """Ctrl-C, so many seconds after the start; the exit code and what was told on standard error."""
+    command = [sys.executable, "-c", "print('ready', flush=True); from vlm.__main__ import main; main()", *arguments]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
+        cwd=cwd,
         # A job in the background starts with Ctrl-C ignored, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(2)
+    time.sleep(after)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in told
+    _, told = process.communicate(timeout=120)
+    return process.returncode, told
+
+
+def test_ctrl_c_while_standard_input_is_read(tmp_path):
+    code, told = interrupt("guide", "-", after=3, cwd=tmp_path)
+    assert code == 130 and "Traceback" not in told
+
+
+def test_ctrl_c_at_any_moment_of_a_guide_leaves_nothing_half_written(tmp_path):
+    asked = ["guide", "How do I assemble a red stool?", "-o", "guide"]
+    started = time.monotonic()
+    assert vlm(*asked, cwd=tmp_path).returncode == 0
+    whole = time.monotonic() - started
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "guide").rglob("*") if path.is_file()}
+    rng = random.Random(5)
+    codes = []
+    for number in range(8):
+        place = tmp_path / str(number)
+        place.mkdir()
+        # One in each eighth of the run: imports, loading, words, pictures, writing.
+        code, told = interrupt(*asked, after=whole * (number + rng.random()) / 8, cwd=place)
+        codes.append(code)
+        found = {path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        assert found == (expected if code == 0 else {}), (code, told)
+        assert code in (0, 130) and "Traceback" not in told, told
+    assert codes.count(130) >= 5

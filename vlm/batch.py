@@ -78,6 +78,9 @@ def collate(
         drafted.append(first + _choose(rows, max_draft_spans, draft_uploads, generator))
         first += len(rows.codes)
     chosen = torch.cat(drafted)
+    # Streams keep residuals in half precision, which autocast on a CPU cannot join.
+    with torch.autocast("cpu", enabled=False):
+        residuals = torch.cat([conversation.residuals for conversation in conversations])
     return StreamBatch(
         size=len(parsed),
         text_ids=torch.cat([rows.text_ids for rows in parsed]),
@@ -86,7 +89,7 @@ def collate(
         text_sample=_sample([len(rows.text_ids) for rows in parsed]),
         labels=torch.cat([rows.labels for rows in parsed]),
         codes=torch.cat([rows.codes for rows in parsed]),
-        residuals=torch.cat([conversation.residuals for conversation in conversations]),
+        residuals=residuals,
         span_sample=_sample([len(rows.codes) for rows in parsed]),
         span_positions=torch.cat([rows.span_positions for rows in parsed]),
         span_order=torch.cat([rows.span_order for rows in parsed]),

@@ -63,7 +63,12 @@ class StreamOutput:
 
 
 class HartVLM(PreTrainedModel):
-    """Text tower, image tower, image tokenizer (frozen) and heads; built, saved and loaded as usual."""
+    """Text tower, image tower, image tokenizer (frozen) and heads; built, saved and loaded as usual.
+
+    checkpointing: training keeps only what goes from layer to layer and runs each layer once more, to save memory.
+    """
+
+    checkpointing = False
 
     config: HartVLMConfig
     config_class = HartVLMConfig
@@ -165,6 +170,7 @@ class HartVLM(PreTrainedModel):
             self._image_inputs(batch),
             rows,
             attention_blocks(rows),
+            checkpointing=self.checkpointing,
         )
         if text_rows is not None:
             text_hidden = text_hidden[text_rows]

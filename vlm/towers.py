@@ -12,17 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from vlm.masks import Blocks, RowTable
 
 
 def joint_forward(
-    text: Any, image: Any, text_rows: Tensor, image_rows: Tensor, rows: RowTable, blocks: Blocks
+    text: Any,
+    image: Any,
+    text_rows: Tensor,
+    image_rows: Tensor,
+    rows: RowTable,
+    blocks: Blocks,
+    *,
+    checkpointing: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run decoder stacks `text` and `image` (each with layers, norm, rotary_emb) over one pass of mixed rows.
 
     text_rows: (T, W) and image_rows: (I, W') input embeddings in the order of `rows`, which attend by `blocks`.
+    checkpointing: keep only what goes from layer to layer, and run each layer again in the backward pass.
     Returns the normed hidden states, (T, W) and (I, W'). Equal to the cached steps, tested in float32.
     """
     split = text_rows.shape[0]
@@ -32,19 +41,26 @@ def joint_forward(
         stack.rotary_emb(states[None], position_ids=rows.position[None, part])
         for (stack, part), states in zip(stacks, hidden, strict=True)
     ]
-    for text_layer, image_layer in zip(text.layers, image.layers, strict=True):
-        layers = (text_layer, image_layer)
-        projected = [
-            _project(layer.self_attn, layer.input_layernorm(states), turn)
-            for layer, states, turn in zip(layers, hidden, rotary, strict=True)
-        ]
-        query, key, value = (torch.cat(parts) for parts in zip(*projected, strict=True))
-        attended = _attend(query, key, value, blocks, layers[0].self_attn.scaling)
-        hidden = [
-            _finish(layer, states, attended[part])
-            for layer, states, (_, part) in zip(layers, hidden, stacks, strict=True)
-        ]
+    for layers in zip(text.layers, image.layers, strict=True):
+        if checkpointing and torch.is_grad_enabled():
+            hidden = checkpoint(_layer, layers, hidden, rotary, split, blocks, use_reentrant=False)
+        else:
+            hidden = _layer(layers, hidden, rotary, split, blocks)
     return text.norm(hidden[0]), image.norm(hidden[1])
+
+
+def _layer(
+    layers: tuple[Any, Any], hidden: list[Tensor], rotary: list[tuple[Tensor, Tensor]], split: int, blocks: Blocks
+) -> list[Tensor]:
+    """One layer of both towers, the first `split` rows through the text tower's."""
+    projected = [
+        _project(layer.self_attn, layer.input_layernorm(states), turn)
+        for layer, states, turn in zip(layers, hidden, rotary, strict=True)
+    ]
+    query, key, value = (torch.cat(parts) for parts in zip(*projected, strict=True))
+    attended = _attend(query, key, value, blocks, layers[0].self_attn.scaling)
+    parts = (attended[:split], attended[split:])
+    return [_finish(layer, states, part) for layer, states, part in zip(layers, hidden, parts, strict=True)]
 
 
 def _project(attention: Any, states: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

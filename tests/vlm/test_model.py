@@ -269,3 +269,24 @@ def test_a_soft_code_loss_asks_for_all_codes_by_their_closeness():
     wanted = quantizer.closeness(quantizer.rests(tokens), 0.5)
     torch.testing.assert_close(wide.code, -(wanted * logits).sum(-1).mean(), rtol=1e-4, atol=0)
     assert torch.equal(wide.code_accuracy, plain.code_accuracy)
+
+
+def test_checkpointing_keeps_less_and_learns_the_same():
+    built = model()
+    batch = batch_of(built, processor(built).encode(guide_messages(built, pictures=2)))
+
+    def learn(checkpointing: bool) -> tuple[int, float, list[torch.Tensor]]:
+        built.zero_grad()
+        built.checkpointing = checkpointing
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.nbytes) or x, lambda x: x):
+            total = built(batch, torch.Generator().manual_seed(0)).total
+        held = sum(kept)
+        total.backward()
+        return held, float(total.detach()), [p.grad.clone() for p in built.parameters() if p.grad is not None]
+
+    plain, lean = learn(False), learn(True)
+    assert lean[0] < 0.7 * plain[0]
+    assert lean[1] == plain[1] and len(lean[2]) == len(plain[2])
+    for mine, other in zip(lean[2], plain[2], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)

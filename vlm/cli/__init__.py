@@ -42,8 +42,8 @@ app.command("eval")(evaluate)
 app.command("convert")(convert)
 
 
-def main() -> None:
-    """The entry point of the console script."""
+def run() -> None:
+    """Run the command that was asked for; ends in SystemExit."""
     # Loading takes a second; its progress bar would only break into the answer.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):

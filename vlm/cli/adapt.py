@@ -103,6 +103,9 @@ def train(
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 100,
     held_out: Share = 0.1,
     precision: Annotated[str, typer.Option(help="auto, no or bf16.")] = "auto",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Run each layer twice a step, to save memory: for large models.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Continue the run found beside the adapter.")] = True,
     seed: Annotated[int, typer.Option(help="Of every draw.", min=0)] = 0,
     bundle: Bundle = None,
@@ -146,7 +149,7 @@ def train(
             )  # fmt: skip
         except ValueError as error:
             raise UserError(str(error)) from error
-        settings = AdaptSettings(lora=lora, rehearse=rehearse, patience=patience, train=loop)
+        settings = AdaptSettings(lora, rehearse, patience, checkpointing=checkpointing, train=loop)
         names = [example.name() for example in found.examples]
         learnt, tested = split(names, held_out)
         cache = _cache(run_folder(out), model, processor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,7 +104,7 @@ def _draw(
     target: Path,
     seed: int,
     settings: dict[str, Any],
-    adapter: Path | None,
+    adapter: Sequence[str] | None,
     bundle: Path | None,
     device: str,
     dtype: str | None,

@@ -6,6 +6,7 @@ import re
 import sys
 import time
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def _write_guide(
     formats: str | None,
     seed: int,
     bundle: Path | None,
-    adapter: Path | None,
+    adapter: Sequence[str] | None,
     device: str,
     dtype: str | None,
     force: bool,

@@ -98,8 +98,8 @@ class ModelSettings:
     vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text vocabulary;
     mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
     draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
-    residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness: see `HartVLMConfig`;
-    guidance: the default that the bundle is saved with.
+    checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness
+    (see `HartVLMConfig`); guidance: the default that the bundle is saved with.
     """
 
     tokenizer: str = "runs/tokenizer"
@@ -115,6 +115,7 @@ class ModelSettings:
     code_softness: float = 0.0
     guidance: float = 0.0
     draft_spans: int = 3
+    checkpointing: bool = False
     mix: MixSettings = field(default_factory=MixSettings)
     cache: str = ""
     workers: int = 1
@@ -182,6 +183,7 @@ class ModelTask:
             ) from error
         self.module, self.processor = self._start(image_tokenizer)
         self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+        self.module.checkpointing = settings.checkpointing
         self._cache = self._open_cache(image_tokenizer) if settings.cache else None
 
     def _open_cache(self, image_tokenizer: HybridTokenizer) -> ConversationCache:
