@@ -130,7 +130,7 @@ def speaker_of(session: ChatSession, turn: Turn) -> str | None:
     return session.backbone.speaker(turn.adapter).fingerprint if turn.adapter and not turn.origin else None
 
 
-def drawn_on(session: ChatSession) -> dict[str, str]:
+def drawn_on(session: ChatSession) -> dict[str, Any]:
     """The kind of device and the precision of a session's model."""
     model = session.backbone.model
     return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}

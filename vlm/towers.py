@@ -85,9 +85,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: fl
         key, value = key.repeat_interleave(grouped, dim=1), value.repeat_interleave(grouped, dim=1)
     attended = []
     for block in blocks.blocks:
-        parts = [(query, block.queries), (key, block.keys), (value, block.keys)]
-        heads_first = [_take(part, numbers).transpose(1, 2) for part, numbers in parts]
-        out = F.scaled_dot_product_attention(*heads_first, attn_mask=block.mask, scale=scale)
+        asking, asked, given = (
+            _take(part, numbers).transpose(1, 2)
+            for part, numbers in ((query, block.queries), (key, block.keys), (value, block.keys))
+        )
+        out = F.scaled_dot_product_attention(asking, asked, given, attn_mask=block.mask, scale=scale)
         attended.append(out.transpose(1, 2).flatten(2).flatten(0, 1))
     return torch.cat(attended).index_select(0, blocks.places)
 
