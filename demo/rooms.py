@@ -49,12 +49,15 @@ class Rooms:
         return found
 
     def enter(self, visitor: str) -> str:
-        """The conversation that a visitor left last, or a new one. Cleans up a little."""
+        """The conversation that a visitor is having answered, or left last, or a new one. Cleans up a little."""
         self.files.clean()
         self.history.clean()
         self.history.trim(visitor)
+        with self._lock:
+            # Not on disk before its first answer has ended.
+            busy = [name for (whose, name), room in self._open.items() if whose == visitor and room.busy]
         entries = self.history.entries(visitor)
-        return entries[0].name if entries else new_token()
+        return busy[-1] if busy else entries[0].name if entries else new_token()
 
     def entries(self, visitor: str) -> list[Entry]:
         """What the visitor can come back to, the last first."""

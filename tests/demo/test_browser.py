@@ -134,6 +134,7 @@ def test_a_reload_brings_the_conversation_and_its_ticks_back(visit, root: Path):
     page.locator("#ticks input").nth(1).check()
     while not set(root.glob(f"conversations/*/*/{TICKS_FILE}")) - before:
         page.wait_for_timeout(100)
+    page.wait_for_timeout(2000)  # A page that leaves before it is told that the tick is kept complains of it.
     page.reload()
     page.wait_for_selector(STEP_2)
     expect(page.locator("#chat .user").first).to_contain_text(ASK)

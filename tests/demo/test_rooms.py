@@ -103,6 +103,13 @@ def test_one_answer_at_a_time_in_a_room(room):
     run(room, room.say(ASK, [], QUICK))
 
 
+def test_a_second_tab_finds_the_answer_that_is_under_way(rooms: Rooms):
+    running = rooms.room(VISITOR, NAME).say(ASK, [], QUICK)
+    next(running)
+    assert rooms.enter(VISITOR) == NAME and rooms.enter(OTHER) != NAME
+    running.close()
+
+
 def test_those_who_wait_are_told_their_place_and_may_give_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch, GUIDE)
     monkeypatch.setattr("demo.room.WAIT", 0.01)
