@@ -153,7 +153,7 @@ class Adapters:
             self.base._modules.update(view._modules)
             yield
         finally:
-            self.base._modules.clear()
+            # Each name is set anew and none is ever missing: other threads decode pictures meanwhile.
             self.base._modules.update(own)
             self._lending.release()
 

@@ -29,7 +29,7 @@ def launch(
     """Serve the page until Ctrl-C, or with `wait` False until `app.close()`; returns its address.
 
     auth: "user:password" that everyone must give. root: of `build_app`; its conversations are never served. Raises
-    `UserError` on an `auth` of another form, or a port that is taken.
+    `UserError` on an `auth` of another form, a port that is taken, or a server that cannot be reached.
     """
     options: dict[str, Any] = {}
     if auth is not None:
@@ -47,6 +47,14 @@ def launch(
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"cannot listen on {host}, port {port} ({error}); choose another --port") from error
+    except ValueError as error:
+        # Gradio looks whether it can reach its own server, and gives up after some seconds.
+        if "localhost is not accessible" not in str(error):
+            raise
+        raise UserError(
+            f"the server on {host} did not answer itself: the machine is too busy, or a proxy stands before localhost; "
+            "try again, or set NO_PROXY=localhost,127.0.0.1"
+        ) from error
     if wait:
         log.info("serving %s", address)
         app.block_thread()

@@ -72,6 +72,22 @@ def test_with_a_password_nobody_gets_in_without_it():
         blocks.close()
 
 
+def test_a_server_that_cannot_be_reached_is_told_in_one_line(monkeypatch):
+    import gradio as gr
+
+    from demo.server import launch
+    from vlm.errors import UserError
+
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    with gr.Blocks() as blocks:
+        gr.api(lambda: "inside", api_name="peek")
+    try:
+        with pytest.raises(UserError, match="did not answer itself.*NO_PROXY"):
+            launch(blocks, wait=False)
+    finally:
+        blocks.close()
+
+
 def test_it_listens_on_this_machine_alone(address: str):
     assert address.startswith("http://127.0.0.1:")
 
