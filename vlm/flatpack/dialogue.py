@@ -87,6 +87,14 @@ CHANGE = (
     "make it {make_it}",
     "Can I have it {with_it}?",
 )
+ASSEMBLE_IT = (
+    "How do I assemble it?",
+    "How do I build it?",
+    "how do i assemble this?",
+    "Show me how to build it.",
+    "And how is it assembled?",
+    "Please explain how to assemble it.",
+)
 TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("Hello", "Hi", "Hi!", "Hey", "hello there", "Good morning", "Good evening!", "hi there"),

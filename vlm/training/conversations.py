@@ -14,6 +14,7 @@ import numpy as np
 
 from vlm.flatpack.build import stages
 from vlm.flatpack.dialogue import (
+    ASSEMBLE_IT,
     Parts,
     Shown,
     Turn,
@@ -26,7 +27,7 @@ from vlm.flatpack.dialogue import (
     talk_turn,
 )
 from vlm.flatpack.product import Product, sample_product
-from vlm.flatpack.prompts import make_prompt
+from vlm.flatpack.prompts import make_prompt, sayable
 from vlm.flatpack.render import render, visible_stages
 from vlm.flatpack.style import HOUSE, Style
 from vlm.flatpack.upload import photograph
@@ -55,17 +56,33 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
         return sample_of([talk(product, rng)], size, rng)
     if kind == "chat":
         return sample_of(chat(product, rng, split), size, rng)
-    prompt = make_prompt(product, rng)
-    turns = [guide_turn(product, prompt.text, prompt.stated, rng)]
-    if rng.random() < (0.3 if kind == "words" else 0.05):
-        turns.append(change_turn(product, rng, split, guide=True))
-    elif rng.random() < 0.2:
-        # A guide is not always followed by more of the same: thanks, and requests from outside this world.
-        turns.append(outside_turn(rng, product) if rng.random() < 0.7 else talk_turn(rng, product))
+    turns = [talk_turn(rng)] if rng.random() < 0.15 else []
+    turns.append(asked_guide(product, rng))
     if kind == "words":
-        # Cheap guides: reading prompts, copying and counting are learnt at a fraction of the cost of pictures.
+        # Cheap guides: reading prompts, copying, counting and what follows what are learnt at a fraction of the cost.
+        for _ in range(rng.choice((0, 1, 1, 2))):
+            turns.append(after_guide(turns[-1].product or product, rng, split))
         turns = [replace(turn, answer=tuple(part for part in turn.answer if isinstance(part, str))) for turn in turns]
+    elif rng.random() < 0.25:
+        drawn = rng.random() < 0.3
+        turns.append(draw_turn(sample_product(rng, split), rng) if drawn else after_guide(product, rng, split))
     return sample_of(turns, size, rng)
+
+
+def asked_guide(product: Product, rng: random.Random) -> Turn:
+    """A guide, asked for in a sentence of its own."""
+    prompt = make_prompt(product, rng)
+    return guide_turn(product, prompt.text, prompt.stated, rng)
+
+
+def after_guide(product: Product, rng: random.Random, split: str) -> Turn:
+    """What may follow a guide: a change of it, another guide, thanks, or what this world has no answer to."""
+    chance = rng.random()
+    if chance < 0.35:
+        return change_turn(product, rng, split, guide=True)
+    if chance < 0.65:
+        return asked_guide(sample_product(rng, split), rng)
+    return talk_turn(rng, product) if chance < 0.8 else outside_turn(rng, product)
 
 
 def talk(product: Product, rng: random.Random) -> Turn:
@@ -84,19 +101,27 @@ def talk(product: Product, rng: random.Random) -> Turn:
 
 
 def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
-    """Several turns about one product: a picture of it, changes, questions about what was drawn, talk between."""
+    """Several turns: a picture of a product, changes of it, questions about it, talk, another product, a guide."""
     turns = [talk_turn(rng)] if rng.random() < 0.3 else []
     turns.append(draw_turn(product, rng))
     for _ in range(rng.choice((1, 1, 2, 3))):
         chance = rng.random()
-        if chance < 0.6:
+        if chance < 0.45:
             turns.append(change_turn(product, rng, split))
-            product = turns[-1].product or product
-        elif chance < 0.85:
+        elif chance < 0.65:
             step = len(stages(product))
             turns.append(question_turn(product, step, visible_stages(product, step), rng))
-        else:
+        elif chance < 0.75:
             turns.append(talk_turn(rng, product) if rng.random() < 0.7 else outside_turn(rng, product))
+        elif chance < 0.85:
+            turns.append(draw_turn(sample_product(rng, split), rng))
+        else:
+            # A guide ends the talk: its many pictures are what a conversation costs.
+            text = rng.choice(ASSEMBLE_IT)
+            known = guide_turn(product, text, sayable(product), rng)
+            turns.append(known if rng.random() < 0.5 else asked_guide(sample_product(rng, split), rng))
+            break
+        product = turns[-1].product or product
     return turns
 
 
