@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from hart.tokenizer import TokenizerConfig
-from vlm.evaluation import guide_figures, guides, image_tokenizer, page, turns
+from vlm.evaluation import guide_figures, guides, image_tokenizer, page, talks, turns
 from vlm.events import Finished, ImageDone, TextDelta
+from vlm.flatpack import dialogue
 from vlm.flatpack.build import stages
 from vlm.flatpack.dialogue import Turn, change_turn, describe, draw_turn, next_turn, question_turn, talk_turn
 from vlm.flatpack.product import sample_product
@@ -28,7 +29,7 @@ EMPTY = Conversation(
 class FakeProcessor:
     resolution = 128
 
-    def encode(self, messages, add_generation_prompt):
+    def encode(self, messages, add_generation_prompt, history=None):
         return messages
 
 
@@ -161,3 +162,52 @@ def test_the_figures_of_an_untrained_tokenizer_are_bad_and_the_page_is_written(j
     html = (tmp_path / "index.html").read_text()
     assert html.count("<figure") == len(one.pictures) and html.count('class="wrong"') == 1
     assert (tmp_path / "000-1.png").exists() and (tmp_path / "000-1-true.png").exists()
+
+
+@pytest.fixture
+def talked(monkeypatch):
+    """Runs a talk in which every answer is true but for the words of the named turns, which a function changes."""
+
+    def run(number, **changes):
+        made, guides_asked = {}, iter(("guide", "change"))
+
+        def kept(name, make):
+            def turn(*arguments):
+                one = make(*arguments)
+                made[one.user] = name, one
+                return one
+
+            return turn
+
+        for name, maker in (("talk", "talk_turn"), ("picture", "draw_turn"), ("outside", "outside_turn")):
+            monkeypatch.setattr(talks, maker, kept(name, getattr(dialogue, maker)))
+
+        def reply(model, processor, user, *rest):
+            name, turn = made[user]
+            return told(turn, words=changes.get(name, str))
+
+        def judge(model, processor, product, prompt, *rest):
+            words = changes.get(next(guides_asked), str)
+            monkeypatch.setattr(guides, "generate", lambda *arguments: answer(product, prompt, words=words))
+            return guides.judge(model, processor, product, prompt, *rest)
+
+        monkeypatch.setattr(talks, "reply", reply)
+        monkeypatch.setattr(talks, "judge", judge)
+        return talks.talk_faults(None, FakeProcessor(), 0, number, None)
+
+    return run
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_talk_of_true_answers_is_right_and_each_wrong_one_is_named(talked, number):
+    assert talked(number) == {}
+    for name in ("talk", "picture", "outside"):
+        assert set(talked(number, **{name: lambda text: "x" + text})) == {name}
+    for name in ("guide", "change"):
+        assert set(talked(number, **{name: lambda text: text.replace("## Tools", "## Tools\n- glue")})) == {name}
+        assert set(talked(number, **{name: lambda text: text.replace("#", "")})) == {name}
+
+
+def test_the_share_of_right_turns_counts_every_turn(monkeypatch):
+    monkeypatch.setattr(talks, "talk_faults", lambda *rest: {"talk": ["said 'x'"]} if rest[3] == 0 else {})
+    assert talks.talk_words(None, None, talks=2, seed=0, options=None) == 0.9

@@ -11,12 +11,14 @@ from vlm.evaluation.guides import Judged, compare_guides, held_out_case, judge
 from vlm.evaluation.image_tokenizer import residual_gain, tokenizer_figures
 from vlm.evaluation.latency import latency_figures
 from vlm.evaluation.page import write_page
+from vlm.evaluation.talks import talk_words
 from vlm.evaluation.turns import turn_figures
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.sampling import GenerationOptions
 
 ROUND_TRIPS_PER_GUIDE = 4
+GUIDES_PER_TALK = 4
 LATENCY_GUIDES = 5
 
 __all__ = ["Judged", "compare_guides", "evaluate", "held_out_case", "judge"]
@@ -41,6 +43,8 @@ def evaluate(
     figures |= guide_figures(judged)
     figures |= residual_gain(model, judged)
     figures |= turn_figures(model, processor, limit=limit, seed=seed, options=options)
+    talks = max(1, limit // GUIDES_PER_TALK)
+    figures["talk.words"] = talk_words(model, processor, talks=talks, seed=seed, options=options)
     figures |= latency_figures(model, processor, guides=min(limit, LATENCY_GUIDES), seed=seed)
     if page is not None:
         write_page(judged, figures, page)

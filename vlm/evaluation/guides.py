@@ -9,7 +9,7 @@ from PIL import Image
 
 from hart.tokens import HybridTokens
 from vlm.errors import GuideError, OutOfWorld
-from vlm.events import Event, ImageDone
+from vlm.events import Event, Finished, ImageDone
 from vlm.flatpack.build import stages
 from vlm.flatpack.checker import check
 from vlm.flatpack.product import Product, sample_product
@@ -23,11 +23,15 @@ from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.reading import read_guide
 from vlm.sampling import GenerationOptions
+from vlm.stream import Conversation
 
 
 @dataclass
 class Judged:
-    """One evaluated guide: what was asked, what came, what is wrong with it."""
+    """One evaluated guide: what was asked, what came, what is wrong with it.
+
+    conversation: the stream up to the end of the answer.
+    """
 
     prompt: str
     guide: Guide | None
@@ -38,6 +42,7 @@ class Judged:
     words: list[str] = field(default_factory=list)
     faults: list[tuple[str, ...]] = field(default_factory=list)
     expected: int = 0
+    conversation: Conversation | None = None
 
     @property
     def right_pictures(self) -> int:
@@ -64,24 +69,32 @@ def judge(
     prompt: Prompt,
     seed: int,
     options: GenerationOptions | None = None,
+    history: Conversation | None = None,
 ) -> Judged:
-    """Let the model answer one prompt and judge the answer."""
+    """Let the model answer one prompt, at the end of `history`, and judge the answer."""
     options = options or GenerationOptions(seed=seed, previews=False)
     asked = {name: product[name] for name in prompt.stated}
-    stream = processor.encode([{"role": "user", "content": prompt.text}], add_generation_prompt=True)
+    message = {"role": "user", "content": prompt.text}
+    stream = processor.encode([message], add_generation_prompt=True, history=history)
     tokens: list[HybridTokens] = []
+    conversation = None
 
     def keep(event: Event) -> None:
+        nonlocal conversation
         if isinstance(event, ImageDone):
             tokens.append(event.tokens)
+        elif isinstance(event, Finished):
+            conversation = event.conversation
 
     events = generate(model, processor, stream, options)
     try:
         drawn = read_guide(events, prompt=prompt.text, seed=seed, fingerprint="-", on_event=keep)
     except (GuideError, OutOfWorld) as error:
-        return Judged(prompt.text, None, [], None, words=[str(error)], expected=len(stages(product)))
+        expected = len(stages(product))
+        return Judged(prompt.text, None, [], None, words=[str(error)], expected=expected, conversation=conversation)
     guide, pictures = drawn.guide, list(drawn.pictures)
-    one = Judged(prompt.text, guide, pictures, None, tokens, structure=len(pictures) == len(guide.steps))
+    structure = len(pictures) == len(guide.steps)
+    one = Judged(prompt.text, guide, pictures, None, tokens, structure, conversation=conversation)
     parts = [f"{part.count} x {part.name}" for part in guide.parts]
     tools = [tool.name if tool.count is None else f"{tool.count} x {tool.name}" for tool in guide.tools]
     steps = [step.text for step in guide.steps]

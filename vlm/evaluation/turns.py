@@ -62,24 +62,22 @@ def turn_figures(
         rng = random.Random(f"{seed}:{number}:turns")
         product = sample_product(rng, "held_out")
         step = rng.randrange(len(stages(product)) + 1)
-        asked = question_turn(
-            product, step, visible_stages(product, step), rng, (Shown(product, step, upload=True),)
-        )
+        asked = question_turn(product, step, visible_stages(product, step), rng, (Shown(product, step, upload=True),))
         sums["reading.chance"] += 1 / POSSIBLE[asked.topic]
         for key, image in (
             ("reading.accuracy", render(product, step, size)),
             ("reading.accuracy_augmented", disturbed(product, step, size, rng)),
         ):
-            got = _reply(model, processor, asked.user, [image], options)
+            got = reply(model, processor, asked.user, [image], options)
             sums[key] += not wrong_turn(asked, got)
         step = rng.randrange(len(stages(product)) - 1)
         following = next_turn(product, step, rng)
-        got = _reply(model, processor, following.user, [photograph(product, step, size, rng)], options)
+        got = reply(model, processor, following.user, [photograph(product, step, size, rng)], options)
         sums["next.truth"] += not wrong_turn(following, got)
         first = draw_turn(product, rng)
         change = change_turn(product, rng, "any")
         before = processor.encode(_messages([first], size), model.image_tokenizer)
-        sums["edit.truth"] += not wrong_turn(change, _reply(model, processor, change.user, [], options, before))
+        sums["edit.truth"] += not wrong_turn(change, reply(model, processor, change.user, [], options, before))
     chats = max(1, limit // 2)
     right = sum(not chat_faults(model, processor, seed, number, options) for number in range(chats))
     return {key: value / limit for key, value in sums.items()} | {"chat.truth": right / chats}
@@ -96,7 +94,7 @@ def chat_faults(
 
     def take(turn: Turn) -> Answer:
         nonlocal history
-        got = _reply(model, processor, turn.user, [], options, history)
+        got = reply(model, processor, turn.user, [], options, history)
         history = got.conversation
         faults.extend(f"{turn.kind}: {fault}" for fault in wrong_turn(turn, got))
         return got
@@ -112,36 +110,42 @@ def chat_faults(
 
 
 def wrong_turn(turn: Turn, answer: Answer) -> list[str]:
-    """What is wrong with the answer to a turn; empty where words and picture are right."""
+    """What is wrong with the answer to a turn; empty where words and pictures are right."""
+    faults = wrong_said(turn, answer)
     if turn.kind == "draw":
-        return _wrong_picture(turn, answer)
-    shown = [part for part in turn.answer if isinstance(part, Shown)]
-    allowed = {"".join(part for part in turn.answer if isinstance(part, str)).strip()}
-    if turn.kind == "next" and shown:
-        # A step may be said in any of the true ways.
-        step, plan = shown[0].step, stages(shown[0].product)
-        allowed = {f"{step + 1}. {variant}" for variant in step_variants(plan[step])}
-    faults = [] if answer.text.strip() in allowed else [f"said {answer.text.strip()!r}"]
-    if len(answer.pictures) != len(shown):
-        return [*faults, f"{len(answer.pictures)} pictures, expected {len(shown)}"]
-    for picture, true in zip(answer.pictures, shown, strict=True):
-        faults += check(picture, true.product, true.step).reasons
+        described = read_description(answer.text)
+        true = [Shown(described, len(stages(described)))] if described is not None else []
+    else:
+        true = [part for part in turn.answer if isinstance(part, Shown)]
+    for picture, shown in zip(answer.pictures, true, strict=False):
+        faults += check(picture, shown.product, shown.step).reasons
     return faults
 
 
-def _wrong_picture(turn: Turn, answer: Answer) -> list[str]:
-    """A drawn product may be any that has what was asked for, if picture and description agree."""
-    assert turn.product is not None
-    described = read_description(answer.text)
-    if described is None or described.family != turn.product.family:
-        return [f"said {answer.text.strip()!r}"]
-    faults = [f"{name} is {described[name]}" for name in turn.asked if described[name] != turn.product[name]]
-    if len(answer.pictures) != 1:
-        return [*faults, f"{len(answer.pictures)} pictures, expected 1"]
-    return [*faults, *check(answer.pictures[0], described, len(stages(described))).reasons]
+def wrong_said(turn: Turn, answer: Answer) -> list[str]:
+    """What is wrong with the words of an answer and the number of its pictures; what these show is not looked at."""
+    expected = sum(isinstance(part, Shown) for part in turn.answer)
+    if turn.kind == "draw":
+        # A drawn product may be any that has what was asked for.
+        assert turn.product is not None
+        expected = 1
+        described = read_description(answer.text)
+        if described is None or described.family != turn.product.family:
+            return [f"said {answer.text.strip()!r}"]
+        faults = [f"{name} is {described[name]}" for name in turn.asked if described[name] != turn.product[name]]
+    else:
+        allowed = {"".join(part for part in turn.answer if isinstance(part, str)).strip()}
+        if turn.kind == "next" and expected:
+            # A step may be said in any of the true ways.
+            shown = next(part for part in turn.answer if isinstance(part, Shown))
+            allowed = {f"{shown.step + 1}. {said}" for said in step_variants(stages(shown.product)[shown.step])}
+        faults = [] if answer.text.strip() in allowed else [f"said {answer.text.strip()!r}"]
+    if len(answer.pictures) != expected:
+        faults.append(f"{len(answer.pictures)} pictures, expected {expected}")
+    return faults
 
 
-def _reply(
+def reply(
     model: HartVLM,
     processor: StreamProcessor,
     user: Parts,

@@ -56,16 +56,19 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
         return sample_of([talk(product, rng)], size, rng)
     if kind == "chat":
         return sample_of(chat(product, rng, split), size, rng)
-    turns = [talk_turn(rng)] if rng.random() < 0.15 else []
+    turns = [talk_turn(rng)] if rng.random() < 0.2 else []
     turns.append(asked_guide(product, rng))
     if kind == "words":
         # Cheap guides: reading prompts, copying, counting and what follows what are learnt at a fraction of the cost.
         for _ in range(rng.choice((0, 1, 1, 2))):
             turns.append(after_guide(turns[-1].product or product, rng, split))
         turns = [replace(turn, answer=tuple(part for part in turn.answer if isinstance(part, str))) for turn in turns]
-    elif rng.random() < 0.25:
-        drawn = rng.random() < 0.3
+    elif rng.random() < 0.35:
+        drawn = rng.random() < 0.2
         turns.append(draw_turn(sample_product(rng, split), rng) if drawn else after_guide(product, rng, split))
+        if rng.random() < 0.35:
+            # Two guides can stand before it: what is asked last must still be heard.
+            turns.append(closing_turn(turns[-1].product or product, rng, split))
     return sample_of(turns, size, rng)
 
 
@@ -83,6 +86,14 @@ def after_guide(product: Product, rng: random.Random, split: str) -> Turn:
     if chance < 0.65:
         return asked_guide(sample_product(rng, split), rng)
     return talk_turn(rng, product) if chance < 0.8 else outside_turn(rng, product)
+
+
+def closing_turn(product: Product, rng: random.Random, split: str) -> Turn:
+    """What may end a long talk with little to draw: one picture of another product, talk, a refusal."""
+    chance = rng.random()
+    if chance < 0.4:
+        return draw_turn(sample_product(rng, split), rng)
+    return talk_turn(rng, product) if chance < 0.65 else outside_turn(rng, product)
 
 
 def talk(product: Product, rng: random.Random) -> Turn:
