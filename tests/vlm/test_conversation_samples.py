@@ -46,6 +46,13 @@ def test_after_a_guide_another_one_is_likelier_than_a_refusal():
     assert seen["guide", "guide"] > seen["guide", "outside"]
 
 
+def test_two_guides_may_be_followed_by_a_picture_by_words_and_by_a_refusal():
+    last = Counter(
+        found[-1] for found in (answers("guide", number) for number in range(600)) if found[-3:-1] == ["guide"] * 2
+    )
+    assert {"picture", "words", "outside"} <= set(last)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sample_is_fixed_by_its_number(kind: str):
     first, again = (conversation_sample(7, 32, 3, kind=kind) for _ in range(2))
