@@ -93,13 +93,22 @@ def fitting_adapters(bundle: Path | str | None, places: Sequence[Path]) -> tuple
         if not place.is_dir() and parse_choice(str(place)).folder != place:
             raise UserError(f"--adapter {place}: a weight has no place here, each adapter is an entry of its own")
     base = fingerprint(bundle)
-    found: dict[str, Path] = {}
+    found: dict[Path, Path] = {}
     for place in places:
         inside = sorted(one for one in place.iterdir() if one.is_dir()) if place.is_dir() else []
         for folder in (place, *inside):
             if (folder / MANIFEST_FILE).is_file() and load_adapter(folder).manifest.base == base:
-                found.setdefault(folder.resolve().name, folder)
+                found.setdefault(folder.resolve(), folder)
     return tuple(found.values())
+
+
+def adapter_names(folders: Sequence[Path | str]) -> list[str]:
+    """What adapters are called: by their folders' names, one whose name is taken by its number (from 1) too."""
+    names: list[str] = []
+    for number, folder in enumerate(folders, start=1):
+        name = Path(folder).resolve().name
+        names.append(f"{name} ({number})" if name in names else name)
+    return names
 
 
 def _same(folder: Path, others: Sequence[Path]) -> bool:
@@ -108,11 +117,7 @@ def _same(folder: Path, others: Sequence[Path]) -> bool:
 
 def _stored(folders: Sequence[Path | str]) -> dict[str, StoredAdapter]:
     """Adapters by name, read before the model loads: a wrong folder is told at once."""
-    found: dict[str, StoredAdapter] = {}
-    for number, folder in enumerate(folders, start=1):
-        name = Path(folder).resolve().name
-        found[f"{name} ({number})" if name in found else name] = load_adapter(folder)
-    return found
+    return {name: load_adapter(folder) for name, folder in zip(adapter_names(folders), folders, strict=True)}
 
 
 def _agent_with(

@@ -15,8 +15,8 @@ from vlm.errors import UserError
 
 
 @contextmanager
-def writing(place: Path, advice: str, *asides: Path) -> Iterator[None]:
-    """Turn a write that failed into a `UserError` that names `place`; asides: half-written files to take away then."""
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """Turn a write that failed into a `UserError` that names `place`."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -24,7 +24,5 @@ def writing(place: Path, advice: str, *asides: Path) -> Iterator[None]:
         torchs = isinstance(error, RuntimeError)
         if torchs and "inline_container" not in str(error):
             raise
-        for aside in asides:
-            aside.unlink(missing_ok=True)
         reason = "the disk took no more" if torchs else getattr(error, "strerror", None) or error
         raise UserError(f"cannot write in {place} ({' '.join(str(reason).split())}); {advice}") from error

@@ -8,7 +8,6 @@ Streams are computed once per example and base; each is a file of its own, so th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,7 +186,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], processor: StreamProcessor) -> 
 
 def _keep(cache: ConversationCache, name: str, streams: Sequence[Conversation]) -> None:
     advice = "what is encoded so far is kept; make room, and the same command goes on"
-    with writing(cache.folder, advice, cache.folder / f".{name}.{os.getpid()}"):
+    with writing(cache.folder, advice):
         cache.save(name, streams)
 
 

@@ -68,7 +68,8 @@ class Fault:
 
 @dataclass
 class Found:
-    """All that was found. colours: words that the data itself says are colours; title: the data's own name."""
+    """All that was found. colours: words that the data itself says are colours; title: the data's own name; unread:
+    files of no form that is read, other than pictures."""
 
     examples: list[Example] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -76,6 +77,7 @@ class Found:
     colours: set[str] = field(default_factory=set)
     title: str = ""
     outside: str | None = None
+    unread: list[str] = field(default_factory=list)
 
     def add(self, kind: str, example: Example) -> None:
         """Take an example, unless one of its pictures cannot be opened."""
@@ -131,7 +133,12 @@ def check_messages(row: Any, place: str, base: Path) -> Example:
 def picture_below(base: Path, name: str) -> Path:
     """The file of a picture. Raises `UserError` where the name leads out of `base`."""
     path = base / name
-    if "\0" in name or Path(name).is_absolute() or not path.resolve().is_relative_to(base.resolve()):
+    try:
+        below = "\0" not in name and not Path(name).is_absolute() and path.resolve().is_relative_to(base.resolve())
+    except (ValueError, RuntimeError, OSError) as error:
+        # Half a character in the name, or links that lead round in a circle.
+        raise UserError(f"the picture {name!r} is no name of a file ({error}); name another") from error
+    if not below:
         raise UserError(f"the picture {name!r} is not below the folder of the file that names it; move it there")
     return path
 
@@ -145,7 +152,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any, str]]:
                 return
             if len(line) > MAX_LINE_BYTES:
                 yield number, None, f"the line has more than {MAX_LINE_BYTES:,} bytes"
-                return
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_LINE_BYTES)
+                continue
             if not line.strip():
                 continue
             try:

@@ -200,16 +200,20 @@ def settings_record(settings: LoraSettings) -> dict[str, Any]:
 
 
 def _check_files(folder: Path) -> None:
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if not path.resolve().is_relative_to(root):
-            raise UserError(f"{folder} holds {name}, a link that leads out of it; an adapter is plain files")
-        if path.suffix.lower() in PICKLES:
-            raise UserError(f"{folder} holds {name}, which can run code when it is read; expected safetensors only")
     for wanted in (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE):
         if not (folder / wanted).is_file():
             raise UserError(f"{folder} holds no {wanted}, expected the folder of an adapter")
+    root = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        try:
+            inside = path.resolve().is_relative_to(root)
+        except (OSError, RuntimeError):
+            inside = False
+        if not inside:
+            raise UserError(f"{folder} holds {name}, a link that leads out of it or nowhere; an adapter is plain files")
+        if path.suffix.lower() in PICKLES:
+            raise UserError(f"{folder} holds {name}, which can run code when it is read; expected safetensors only")
 
 
 def _read(path: Path, kind: type[M]) -> M:

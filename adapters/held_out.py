@@ -20,7 +20,6 @@ from vlm.sampling import GenerationOptions
 from vlm.session import StreamSession
 from vlm.stream import Conversation, parse, span_tokens
 
-HELD_OUT_AT_MOST = 12
 SAMPLES = 4
 
 
@@ -44,12 +43,11 @@ def split(names: Sequence[str], share: float) -> tuple[list[int], list[int]]:
 def held_out_losses(model: HartVLM, conversations: Sequence[Conversation]) -> dict[str, float]:
     """Mean losses and accuracies, teacher-forced, always with the same noise; "total" is what is trained."""
     sums: dict[str, float] = {}
-    chosen = conversations[:HELD_OUT_AT_MOST]
-    for number, conversation in enumerate(chosen):
+    for number, conversation in enumerate(conversations):
         generator = torch.Generator().manual_seed(number)
         rows = collate([conversation], model.config, generator=generator, unconditional_probability=0.0)
         for name, value in model(rows.to(model.device), generator).metrics().items():
-            sums[name] = sums.get(name, 0.0) + value / len(chosen)
+            sums[name] = sums.get(name, 0.0) + value / len(conversations)
     return sums
 
 

@@ -3,9 +3,11 @@
 Knows files and forms. Does not know models. Which file is what:
 
 - `*.jsonl`: the canonical form, see `adapters.examples`;
-- `guide.json`: a guide as `vlm guide` writes it; other files of its folder are its own and are not read again;
+- `guide.json`: a guide as `vlm guide` writes it; other manuals of its folder are its own and are not read again;
 - `*.md`: a manual as a person writes it, see `from_markdown`; `README.md` is left alone;
 - `world.json` at the top: {"name", "colours", "outside"}, all optional, see `adapters.folder.World`.
+
+What is left, but for the pictures that these name, is in `Found.unread`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from adapters.examples import (
     Example,
@@ -28,9 +31,10 @@ from adapters.examples import (
     picture_below,
     relative,
 )
+from adapters.folder import World
 from vlm.errors import GuideError, UserError
 from vlm.files import output_file
-from vlm.guide import GUIDE_FILE, PICTURE, DraftStep, Guide, GuideDraft, Step, parse_guide
+from vlm.guide import GUIDE_FILE, PICTURE, DraftStep, Guide, GuideDraft, Step, describe, parse_guide
 
 WORLD_FILE = "world.json"
 MAX_FILE_BYTES = 256 << 20
@@ -53,6 +57,7 @@ def load_examples(path: Path | str) -> Found:
     found = Found()
     files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if _seen(file, root))
     guides = [file.parent for file in files if file.name == GUIDE_FILE]
+    left = []
     for file in files:
         place = relative(file, root)
         try:
@@ -69,12 +74,16 @@ def load_examples(path: Path | str) -> Found:
                 found.add("Markdown manuals", example)
             elif root.is_file():
                 raise UserError("no form that is known, expected .jsonl, .md or guide.json; see `vlm adapt convert`")
+            elif file.name.lower() != "readme.md":
+                left.append(file)
         except _Lined as error:
             found.faults.append(Fault(f"{place}, line {error.line}", str(error)))
         except UnicodeDecodeError as error:
             found.faults.append(Fault(place, f"no UTF-8 (at byte {error.start}); save it as UTF-8"))
         except (UserError, OSError) as error:
             found.faults.append(Fault(place, str(error)))
+    used = {picture.absolute() for example in found.examples for picture in example.pictures}
+    found.unread = [relative(file, root) for file in left if file.absolute() not in used]
     if not found.examples and not found.faults:
         raise UserError(f"{root} holds no .md, .jsonl or {GUIDE_FILE}, expected a folder of manuals")
     return found
@@ -122,15 +131,21 @@ def from_guide(guide: Guide, place: str, base: Path) -> Example:
     return _example(guide.prompt, guide, [base / step.image for step in guide.steps], place)
 
 
-def convert_llava(source: Path, target: Path) -> int:
+def convert_llava(source: Path, target: Path, force: bool = False) -> int:
     """Rewrite LLaVA / ShareGPT conversations as the canonical form, beside their pictures; returns how many.
 
     source: a JSON list, or JSON lines, of {"conversations": [{"from": "human" | "gpt" | "system", "value": str}]},
     with "image" (a name or a list) for each `<image>` in the values, in order; "id" and "model" are allowed. target: a
-    `.jsonl` from which the pictures' paths must hold as they are. Raises `UserError` naming the row.
+    `.jsonl` from which the pictures' paths must hold as they are; force: replace it if it is there. Raises `UserError`
+    naming the row.
     """
     if target.suffix.lower() != ".jsonl":
         raise UserError(f"{target} should end in .jsonl")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise UserError(f"{target} is what is to be converted; take another name")
+        if not force:
+            raise UserError(f"{target} exists; take another name, or pass --force")
     rows = list(_rows(source))
     if not rows:
         raise UserError(f"{source} holds no conversations")
@@ -172,7 +187,8 @@ def _front_matter(lines: list[str]) -> tuple[dict[str, Any], int]:
         raise _Lined(1, "front matter that does not end, expected a second line ---")
     try:
         front = yaml.safe_load("\n".join(lines[1 : ends[0]])) or {}
-    except yaml.YAMLError as error:
+    # PyYAML lets out what Python says of an impossible date, an endless number or a bottomless nest.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _Lined(1, f"front matter that is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(front, dict) or set(front) - _FRONT_KEYS:
         unknown = sorted(str(key) for key in set(front) - _FRONT_KEYS) if isinstance(front, dict) else ["no keys"]
@@ -262,7 +278,7 @@ def _world(file: Path, found: Found) -> None:
     _small(file)
     try:
         world = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"no JSON ({error})") from None
     kinds = {"name": str, "colours": list, "outside": str}
     if not isinstance(world, dict):
@@ -270,8 +286,12 @@ def _world(file: Path, found: Found) -> None:
     for key, value in world.items():
         if key not in kinds or not isinstance(value, kinds[key]):
             raise UserError(f"the key {key!r} is unknown or not as it should be, expected {', '.join(kinds)}")
+    try:
+        World(**world)
+    except ValidationError as error:
+        raise UserError(describe(error)) from None
     found.title, found.outside = world.get("name", ""), world.get("outside")
-    found.colours |= {str(word).lower() for word in world.get("colours", ())}
+    found.colours |= {word.lower() for word in world.get("colours", ())}
 
 
 def _rows(source: Path) -> Iterator[tuple[str, Any]]:

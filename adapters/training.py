@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ from vlm.training.loop import RECORD, TrainSettings, train
 
 log = logging.getLogger(__name__)
 
-BEST_FILE, HISTORY_FILE, SETTINGS_FILE = "best.safetensors", "held_out.json", "adapting.json"
-CURVE = "curve.jsonl"
+HISTORY_FILE, SETTINGS_FILE = "held_out.json", "adapting.json"
+VALIDATED_AT_MOST = 12
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,9 @@ class AdaptTask:
         self._stop = self._had_enough([one for one in _history(run_folder(self.out)) if one["step"] <= before])
         while True:
             if number % interval == 0 and self._agreed_to_stop():
-                raise _Enough
+                if processes(self.settings).is_main_process:
+                    log.info("stopped: no better on the held-out examples for %d validations", self.settings.patience)
+                return
             first = (number * world + rank) * batch_size
             batch = []
             for index in range(first, first + batch_size):
@@ -172,15 +174,18 @@ class AdaptTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Losses on the held-out examples; keeps the best weights so far and writes samples.png, drawn above true."""
+        """Losses on the held-out examples; keeps the weights where they are the best so far and writes samples.png,
+        drawn above true."""
         assert isinstance(module, AdapterWeights)
         with self._holding(module):
-            figures = held_out_losses(self.model, self.material.held_out)
+            figures = held_out_losses(self.model, self.material.held_out[:VALIDATED_AT_MOST])
             with output_file(folder / "samples.png") as aside:
                 held_out_samples(self.model, self.processor, self.material.held_out).save(aside, format="PNG")
             history = [one for one in _history(folder) if one["step"] < step]
-            if math.isfinite(figures["total"]) and all(figures["total"] < one["total"] for one in history):
-                with output_file(folder / BEST_FILE) as aside:
+            if math.isfinite(figures["total"]) and all(
+                figures["total"] < _or_infinite(one["total"]) for one in history
+            ):
+                with output_file(best_file(folder, step)) as aside:
                     save_file(state_of(self.model), aside)
             history.append({"step": step, **figures})
         with output_file(folder / HISTORY_FILE) as aside:
@@ -190,11 +195,14 @@ class AdaptTask:
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """Write the adapter, with the weights that were best on the held-out examples."""
-        best = folder / BEST_FILE
-        if not best.is_file():
-            raise UserError(f"the run in {folder} never came to a validation, so there is no adapter; train longer")
         history = _history(folder)
-        chosen = min(history, key=lambda one: _or_infinite(one["total"]))
+        chosen = min(history, key=lambda one: _or_infinite(one["total"]), default={"step": 0})
+        best = best_file(folder, chosen["step"])
+        if not best.is_file():
+            raise UserError(
+                f"the run in {folder} came to no validation with a finite loss, so there is no adapter; train longer, "
+                "or with a lower --learning-rate"
+            )
         record = folder / RECORD
         told = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else []
         about = self.about
@@ -260,22 +268,12 @@ def train_adapter(
     where the run found is another, and where the loss is no longer a number: the last good state is kept.
     """
     folder = run_folder(out)
-    force = force or (resume and (folder / "checkpoint.pt").is_file())
-    check_output_folder(out, marker=MANIFEST_FILE, force=force)
-    state = processes(settings)
+    force = check_way(out, resume=resume, force=force)
     advice = "the last good state is kept; make room, and the same command goes on"
     try:
-        with writing(folder, advice, folder / "checkpoint.part"):
-            _check_same(folder, settings, material, about, state)
-            task = AdaptTask(model, processor, material, settings, out, about, force)
-            try:
-                train(task, settings.train, folder, resume)
-            except _Enough:
-                log.info("stopped: no better on the held-out examples for %d validations", settings.patience)
-                if state.is_main_process:
-                    _record_stop(folder)
-                    task.export(task.module, folder)
-                state.wait_for_everyone()
+        with writing(folder, advice):
+            _check_same(folder, settings, material, about, processes(settings))
+            train(AdaptTask(model, processor, material, settings, out, about, force), settings.train, folder, resume)
     except RuntimeError as error:
         if "not finite" in str(error):
             checkpoint = folder / "checkpoint.pt"
@@ -288,13 +286,28 @@ def train_adapter(
     return out
 
 
+def check_way(out: Path, *, resume: bool = True, force: bool = False) -> bool:
+    """Whether an adapter found at `out` is to be replaced. Raises `UserError` where something else is in the way."""
+    checkpoint = run_folder(out) / "checkpoint.pt"
+    if checkpoint.is_file() and not resume:
+        raise UserError(f"{checkpoint.parent} holds a run; resume it, take another --out, or remove that folder")
+    force = force or checkpoint.is_file()
+    check_output_folder(out, marker=MANIFEST_FILE, force=force)
+    return force
+
+
 def run_folder(out: Path) -> Path:
     """Where checkpoints, curves, samples and encoded data of the run that makes `out` are kept."""
+    out = Path(os.path.abspath(out))
     return out.with_name(out.name + ".training")
 
 
-class _Enough(Exception):
-    """The held-out loss no longer falls."""
+def best_file(folder: Path, step: int) -> Path:
+    """The weights that were the best on the held-out examples up to `step`, among a run's files.
+
+    One file for each such step: after a kill a run goes on from an earlier one, whose best must still be there.
+    """
+    return folder / f"best-{step:06d}.safetensors"
 
 
 def processes(settings: AdaptSettings) -> PartialState:
@@ -321,18 +334,9 @@ def _check_same(folder: Path, settings: AdaptSettings, material: Material, about
     elif state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         # What an older run left there without a checkpoint is no part of this one.
-        for name in (BEST_FILE, HISTORY_FILE):
-            (folder / name).unlink(missing_ok=True)
+        for old in (folder / HISTORY_FILE, folder / RECORD, folder / "curve.jsonl", *folder.glob("best-*.safetensors")):
+            old.unlink(missing_ok=True)
         path.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
-
-
-def _record_stop(folder: Path) -> None:
-    """What the loop notes at the end of a budget, for a run that ended before it."""
-    rows = [json.loads(line) for line in (folder / CURVE).read_text(encoding="utf-8").splitlines()]
-    last = [row for row in rows if row["kind"] == "validation"][-1]
-    told = {"steps": last["step"], "minutes": last["minutes"], "date": f"{date.today()}", "stopped": "early"}
-    with output_file(folder / RECORD) as aside:
-        aside.write_text(json.dumps([told], indent=2) + "\n", encoding="utf-8")
 
 
 def _history(folder: Path) -> list[dict[str, float]]:

@@ -34,10 +34,14 @@ def material():
     return Material(all_of_them[:6], all_of_them[6:])
 
 
-def adapt(out: Path, material: Material, places=("text", "image", "residual"), resume=True, dropout=0.0, **train):
+def adapt(
+    out: Path, material: Material, places=("text", "image", "residual"), resume=True, dropout=0.0, rehearse=0.0,
+    checkpointing=False, **train,
+):  # fmt: skip
     settings = AdaptSettings(
-        lora=LoraSettings(places, rank=2, dropout=dropout), rehearse=0.0, train=replace(QUICK, **train)
-    )
+        lora=LoraSettings(places, rank=2, dropout=dropout), rehearse=rehearse, checkpointing=checkpointing,
+        train=replace(QUICK, **train),
+    )  # fmt: skip
     built = model()
     train_adapter(built, processor(built), material, settings, out, ABOUT, resume=resume)
     return built, load_adapter(out)
@@ -71,10 +75,10 @@ def test_training_lowers_the_loss_moves_the_adapter_alone_and_tells_what_it_did(
 
 
 def test_text_alone_leaves_image_tower_and_residual_head_as_they_were(tmp_path, material):
-    _, adapter = adapt(tmp_path / "a", material, ("text",))
+    trained, adapter = adapt(tmp_path / "a", material, ("text",))
     assert all(name.startswith("text.") for name in adapter.tensors)
-    changed, before = added(adapter), model().state_dict()
-    for name, value in changed.state_dict().items():
+    before = model().state_dict()
+    for name, value in trained.state_dict().items():
         if name.startswith(("image.", "residual_head.", "code_head.", "picture_projection.")):
             assert torch.equal(value, before[name]), name
 
@@ -130,27 +134,44 @@ def test_mixed_precision_stays_finite_and_near_float32(tmp_path, material, fresh
     assert gained[0] > 0 and gained[1] == pytest.approx(gained[0], rel=0.2)
 
 
+def test_checkpointing_saves_memory_and_changes_nothing_else(tmp_path, material):
+    _, plain = adapt(tmp_path / "plain", material, dropout=0.3)
+    _, again = adapt(tmp_path / "again", material, dropout=0.3, checkpointing=True)
+    assert all(torch.allclose(value, again.tensors[name], atol=1e-5) for name, value in plain.tensors.items())
+
+
 class Killed(Exception):
     """Stands for a process that dies."""
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_run_that_was_killed_continues_as_if_nothing_had_happened(tmp_path, material, monkeypatch, dropout):
-    options = dict(steps=6, validate_every=2, save_minutes=0.0, dropout=dropout)
+@pytest.mark.parametrize(
+    ("dies_in", "call", "more"),
+    [
+        ("loss", 4, {}),
+        ("loss", 4, {"dropout": 0.3}),
+        ("loss", 8, {"accumulate": 2, "rehearse": 0.5}),
+        ("validate", 2, {}),
+    ],
+)
+def test_a_run_that_was_killed_continues_as_if_nothing_had_happened(
+    tmp_path, material, monkeypatch, dies_in, call, more
+):
+    material = replace(material, rehearsal=streams(model(), 2, first=500))
+    options = dict(steps=6, validate_every=2, save_minutes=0.0) | more
     _, whole = adapt(tmp_path / "whole", material, **options)
-    loss, calls = AdaptTask.loss, []
+    method, calls = getattr(AdaptTask, dies_in), []
 
     def deadly(*arguments):
         calls.append(1)
-        if len(calls) == 4:
+        if len(calls) == call:
             raise Killed
-        return loss(*arguments)
+        return method(*arguments)
 
-    monkeypatch.setattr(AdaptTask, "loss", deadly)
+    monkeypatch.setattr(AdaptTask, dies_in, deadly)
     with pytest.raises(Killed):
         adapt(tmp_path / "killed", material, **options)
     assert not (tmp_path / "killed").exists()
-    monkeypatch.setattr(AdaptTask, "loss", loss)
+    monkeypatch.setattr(AdaptTask, dies_in, method)
     # Whatever else draws numbers must not matter.
     torch.rand(7)
     _, resumed = adapt(tmp_path / "killed", material, **options)
@@ -166,7 +187,7 @@ def test_a_run_of_other_data_or_another_adapter_is_not_continued(tmp_path, mater
     with pytest.raises(UserError, match="another lora"):
         adapt(tmp_path / "a", material, ("text",), steps=3)
     adapt(tmp_path / "a", material, steps=3)
-    with pytest.raises(UserError, match="exists and is not empty"):
+    with pytest.raises(UserError, match="holds a run; resume it, take another --out, or remove that folder"):
         adapt(tmp_path / "a", material, steps=4, resume=False)
 
 
@@ -184,7 +205,12 @@ def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best(t
     got = held_out_losses(added(load_adapter(tmp_path / "a")), material.held_out)["total"]
     assert got == pytest.approx(best, rel=1e-3)
     (told,) = load_adapter(tmp_path / "a").manifest.record
-    assert told["steps"] == len(history) and told["minutes"] >= 0 and told["stopped"] == "early"
+    assert told["steps"] == len(history) and told["minutes"] >= 0 and "threads" in told["hardware"]
+    # Stopped within a minute, it is a run that can be gone on with, and has nothing to add.
+    again = model()
+    train_adapter(again, processor(again), material, settings, tmp_path / "a", ABOUT)
+    assert load_adapter(tmp_path / "a").manifest.record == [told]
+    assert json.loads((run_folder(tmp_path / "a") / "held_out.json").read_text()) == history
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path, material, monkeypatch):
@@ -200,6 +226,48 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tm
         adapt(tmp_path / "a", material, steps=6, save_minutes=0.0)
     state = torch.load(run_folder(tmp_path / "a") / "checkpoint.pt", weights_only=True)
     assert state["step"] == 3 and all(bool(value.isfinite().all()) for value in state["module"].values())
+
+
+def test_a_gradient_without_end_stops_the_run_before_it_is_applied(tmp_path, material, monkeypatch):
+    loss, calls = AdaptTask.loss, []
+
+    class Endless(torch.autograd.Function):
+        @staticmethod
+        def forward(context, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * float("inf")
+
+    def poisoned(*arguments):
+        calls.append(1)
+        total, metrics = loss(*arguments)
+        return Endless.apply(total) if len(calls) == 4 else total, metrics
+
+    monkeypatch.setattr(AdaptTask, "loss", poisoned)
+    with pytest.raises(UserError, match="the gradient is not finite at step 3, so training stopped"):
+        adapt(tmp_path / "a", material, steps=6, save_minutes=0.0)
+    state = torch.load(run_folder(tmp_path / "a") / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3 and all(bool(value.isfinite().all()) for value in state["module"].values())
+
+
+def test_after_a_kill_the_best_weights_are_those_of_the_run_that_went_on(tmp_path, material):
+    """A new best, then a kill before the checkpoint: what that validation kept is no part of the run any more."""
+    adapt(tmp_path / "a", material, steps=4, validate_every=2)
+    folder = run_folder(tmp_path / "a")
+    history = json.loads((folder / "held_out.json").read_text())
+    (folder / "held_out.json").write_text(json.dumps([*history[:1], {**history[1], "total": -1.0}]))
+    for best in folder.glob("best-*"):
+        best.write_bytes(best.read_bytes() if best.name.endswith("2.safetensors") else b"of a life that was not")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"step": 2}, folder / "checkpoint.pt")
+    _, adapter = adapt(tmp_path / "a", material, steps=4, validate_every=2)
+    again = json.loads((folder / "held_out.json").read_text())
+    assert [one["step"] for one in again] == [2, 4] and again[1]["total"] > 0
+    chosen = min(again, key=lambda one: one["total"])
+    got = held_out_losses(added(adapter), material.held_out)["total"]
+    assert got == pytest.approx(chosen["total"], abs=1e-4) and adapter.manifest.figures["steps"] == chosen["step"]
 
 
 def test_every_example_comes_once_before_any_comes_again_and_processes_share_them(material):
@@ -245,6 +313,24 @@ def test_two_processes_learn_what_one_learns_from_twice_the_batch(tmp_path):
     assert any(value.abs().max() > 1e-2 for name, value in one.items() if "lora_B" in name)
     for name, value in one.items():
         assert torch.allclose(value, two[name], atol=1e-3), name
+
+
+def test_the_command_runs_in_two_processes_and_the_second_finds_what_the_first_encoded(tmp_path):
+    built = model()
+    built.save_pretrained(tmp_path / "base")
+    processor(built).save_pretrained(tmp_path / "base")
+    for number, colour in enumerate(("red", "blue", "green", "yellow")):
+        manual(tmp_path / "data", f"m{number}", colour)
+    words = ["-m", "vlm", "adapt", "train", "data", "-o", "out", "--bundle", "base", "--max-steps", "2", "--rank", "2",
+             "--rehearse", "0", "--validate-every", "2", "--batch-size", "1", "--device", "cpu"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *words],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 x CPU" in load_adapter(tmp_path / "out").manifest.record[0]["hardware"]
+    assert len(list((tmp_path / "out.training").rglob("example-*.safetensors"))) == 4
 
 
 def test_two_processes_stop_together(tmp_path):

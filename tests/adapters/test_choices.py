@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from adapter_fixtures import model, processor, stored
 from typer.testing import CliRunner
 
-from adapters.answering import Choice, fitting_adapters, load_combined_agent, parse_choice
+from adapters.answering import (
+    Choice,
+    adapter_names,
+    fitting_adapters,
+    load_adapted_agent,
+    load_combined_agent,
+    parse_choice,
+)
 from adapters.folder import save_adapter
 from adapters.lora import LoraSettings, apply
 from vlm.bundle import fingerprint
@@ -103,6 +112,15 @@ def test_commands_refuse_two_worlds_and_the_same_adapter_twice_in_one_line(place
     assert "'x' is no weight" in refused(*words, f"{place / 'one'}=x")
     assert "missing" in refused(*words, f"{place / 'none'}=0.5")
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_two_adapters_of_one_name_are_both_found_and_told_apart(place, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(place / "one", tmp_path / "elsewhere" / "one")
+    found = fitting_adapters(place / "base", [place / "one", tmp_path / "elsewhere", place / "one"])
+    assert found == (place / "one", tmp_path / "elsewhere" / "one")
+    _, adapters = load_adapted_agent(place / "base", found)
+    assert list(adapters.names) == adapter_names(found) == ["one", "one (2)"]
 
 
 def test_in_the_demo_adapters_are_entries_of_their_own_and_take_no_weight(place):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from adapters.answering import fitting_adapters, load_adapted_agent
 from adapters.folder import load_adapter, save_adapter
 from adapters.lora import LoraSettings
+from adapters.registry import Adapters
 from vlm.bundle import fingerprint, load_bundle
 from vlm.cli import app
 from vlm.cli.options import adapted_agent_for
@@ -84,14 +85,31 @@ def test_eval_prints_one_table_before_and_after(place):
     result = vlm("adapt", "eval", place / "adapter", place / "data", "--bundle", place / "base", "--limit", 0)
     assert result.exit_code == 0, result.output
     assert "| figure | before | after | change |" in result.output and "| held_out.code |" in result.output
+    assert "base." not in result.output
+    free = vlm("adapt", "eval", place / "adapter", place / "data", "--bundle", place / "base", "--limit", 1)
+    assert free.exit_code == 0, free.output
+    # Random weights answer nothing that is true: every share is 0, before and after.
+    for name in ("held_out.structure", "held_out.parts", "base.picture.truth", "base.text.exact"):
+        assert f"| {name} | 0 | 0 | +0 |" in free.output
 
 
 def test_merge_writes_a_bundle_that_loads_without_the_adapter(place):
     result = vlm("adapt", "merge", place / "adapter", "-o", place / "merged", "--bundle", place / "base")
     assert result.exit_code == 0, result.output
     merged, _ = load_bundle(place / "merged")
+    base, _ = load_bundle(place / "base")
+    registry = Adapters(base, fingerprint(place / "base"))
+    true = registry.merged(registry.load(place / "adapter")).state_dict()
+    assert all(value.equal(true[name]) for name, value in merged.state_dict().items())
     name = "text.model.layers.0.self_attn.q_proj.weight"
-    assert not merged.state_dict()[name].equal(load_bundle(place / "base")[0].state_dict()[name])
+    assert not merged.state_dict()[name].equal(base.state_dict()[name])
+    # --force replaces a model of ours, not whatever else is called config.json.
+    (place / "theirs").mkdir()
+    (place / "theirs" / "config.json").write_text("{}")
+    words = ("adapt", "merge", place / "adapter", "--bundle", place / "base", "--force", "-o")
+    assert vlm(*words, place / "merged").exit_code == 0
+    assert vlm(*words, place / "theirs").exit_code == 2
+    assert [path.name for path in (place / "theirs").iterdir()] == ["config.json"]
 
 
 def test_an_adapter_of_another_base_is_refused_by_name(place):
@@ -120,9 +138,58 @@ def test_guide_answers_with_the_adapters_words_what_is_outside(place, monkeypatc
     assert result.exit_code == 3 and "I only know stands." in result.output
 
 
-def test_a_run_needs_an_end(place):
-    result = train(place, "endless", "--max-steps", 0, "--minutes", 0)
-    assert result.exit_code == 2 and "a run needs an end" in result.output
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--max-steps", 0, "--minutes", 0), "a run needs an end"),
+        (("--minutes", "nan"), "train.minutes is a number of at least 0"),
+        (("--learning-rate", -1), "train.learning_rate is a number of at least 0"),
+        (("--accumulate", 0), "train.accumulate must be at least 1"),
+    ],
+)
+def test_impossible_options_are_refused_in_one_line_before_anything_is_read(place, monkeypatch, words, reason):
+    monkeypatch.setattr("vlm.bundle.load_bundle", None)
+    result = train(place, "impossible", *words)
+    assert result.exit_code == 2 and reason in result.output and "unexpected" not in result.output
+    assert not list(place.glob("impossible*"))
+
+
+def test_what_is_in_the_way_is_told_before_anything_is_encoded(place, monkeypatch):
+    monkeypatch.setattr("vlm.bundle.load_bundle", None)
+    (place / "taken").mkdir()
+    (place / "taken" / "mine.txt").write_text("mine")
+    for words, reason in ((("taken",), "is not empty"), (("adapter", "--no-resume"), "holds a run; resume it")):
+        result = train(place, *words)
+        assert result.exit_code == 2 and reason in result.output
+    monkeypatch.chdir(place / "taken")
+    here = train(place, ".", "--out", ".")
+    assert here.exit_code == 2 and "is not empty" in here.output
+    assert [path.name for path in (place / "taken").iterdir()] == ["mine.txt"]
+
+
+def test_files_that_are_no_manuals_are_told_of(place):
+    (place / "more").mkdir()
+    for number in range(2):
+        manual(place / "more", f"m{number}", ("red", "blue")[number])
+    for name in ("old.markdown", "notes.txt", "README.md"):
+        (place / "more" / name).write_text("# Not a manual")
+    result = vlm("adapt", "check", place / "more", "--bundle", place / "base")
+    assert result.exit_code == 0 and "note: 2 files not read (notes.txt, old.markdown)" in result.output
+    assert "not read" not in vlm("adapt", "check", place / "data", "--bundle", place / "base").output
+
+
+def test_convert_replaces_nothing_unasked_and_its_source_never(tmp_path):
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    rows_file(tmp_path / "in.jsonl", [{"conversations": turns}])
+    before = (tmp_path / "in.jsonl").read_bytes()
+    (tmp_path / "out.jsonl").write_text("mine")
+    words = ("adapt", "convert", tmp_path / "in.jsonl")
+    for target, more in (("in.jsonl", ()), ("in.jsonl", ("--force",)), ("out.jsonl", ())):
+        refused = vlm(*words, tmp_path / target, *more)
+        assert refused.exit_code == 2 and "take another name" in refused.output
+    assert (tmp_path / "in.jsonl").read_bytes() == before and (tmp_path / "out.jsonl").read_text() == "mine"
+    assert vlm(*words, tmp_path / "out.jsonl", "--force").exit_code == 0
+    assert "messages" in (tmp_path / "out.jsonl").read_text()
 
 
 def test_an_agent_answers_with_an_adapter_and_without_it(place, tmp_path):
@@ -149,7 +216,8 @@ def test_every_command_takes_the_folder_of_an_adapter(place, monkeypatch, tmp_pa
     assert result.exit_code == 2 and "data" in result.output and "adapter" in result.output
     assert len(result.output.strip().splitlines()) == 1 and not (tmp_path / "x.png").exists()
     # With a good one the command gets as far as the model, whose random weights answer as they like.
-    assert vlm(*words, "--bundle", place / "base", "--adapter", place / "adapter").exit_code in (0, 1, 3)
+    result = vlm(*words, "--bundle", place / "base", "--adapter", place / "adapter")
+    assert result.exit_code in (0, 1, 3) and "unexpected" not in result.output
 
 
 def test_adapters_are_found_beside_the_bundle_they_fit(place, tmp_path):

@@ -114,6 +114,9 @@ def test_json_lines_keep_text_and_pictures_in_their_order(tmp_path):
         (row(image("../outside.png")), "not below the folder"),
         (row(image("/etc/passwd")), "not below the folder"),
         (row(text("half \ud800")), "lone surrogate"),
+        (row(image("half \ud800.png")), "is no name of a file"),
+        (row(image("round")), "round"),
+        (row(text("long " * 900_000)), "more than 4,194,304 bytes"),
     ],
 )
 def test_a_broken_row_is_named_with_its_file_and_line(tmp_path, bad, reason):
@@ -121,6 +124,7 @@ def test_a_broken_row_is_named_with_its_file_and_line(tmp_path, bad, reason):
     folder.mkdir()
     picture_file(tmp_path / "outside.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (folder / "round").symlink_to(folder / "round")
     rows_file(folder / "rows.jsonl", [row(text("good")), bad, row(text("good too"))])
     found = load_examples(folder)
     assert len(found.examples) == 2
@@ -141,6 +145,8 @@ def test_a_broken_row_is_named_with_its_file_and_line(tmp_path, bad, reason):
         (("[{colour}]", "{colour}"), 1, "colours are 'red', expected a list of words"),
         (("[{colour}]", "[7]"), 1, "colours are [7]"),
         (("How do I build a {colour} stand?", "[how]"), 1, "prompt is ['how'], expected a sentence"),
+        (("How do I build a {colour} stand?", "2024-02-30"), 1, "front matter that is no YAML"),
+        (("How do I build a {colour} stand?", "[" * 9999), 1, "front matter that is no YAML"),
     ],
 )
 def test_a_broken_manual_is_named_with_the_line_of_the_file(tmp_path, change, line, reason):
@@ -170,6 +176,10 @@ def test_a_world_file_names_colours_and_what_is_said_outside(tmp_path):
     assert (found.title, found.outside, found.colours) == ("Stands", "No.", {"mauve", "red"})
     (tmp_path / "world.json").write_text(json.dumps({"colors": []}))
     assert "'colors' is unknown" in str(load_examples(tmp_path).faults[0])
+    for broken, reason in ((json.dumps({"name": "n" * 201}), "name"), ("[" * 100_000, "no JSON")):
+        (tmp_path / "world.json").write_text(broken)
+        (fault,) = load_examples(tmp_path).faults
+        assert fault.place == "world.json" and reason in fault.reason
 
 
 LLAVA = {

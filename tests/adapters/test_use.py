@@ -227,9 +227,14 @@ def not_a_number(folder):
     save_file(tensors, folder / "adapter_model.safetensors")
 
 
+def linked_round(folder):
+    (folder / "round").symlink_to(folder / "round")
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
+        (linked_round, "round"),
         (pickled, r"deep.optimizer.pt, which can run code"),
         (linked, "extra.json, a link that leads out of it"),
         (linked_weights, "adapter_model.safetensors, a link that leads out"),

@@ -70,6 +70,7 @@ def check(
             if pictures is not None:
                 with output_file(pictures) as staging:
                     picture_sheet(stream, example, model, processor).save(staging, format="PNG")
+        _tell_unread(found.unread)
         for example in found.examples:
             for oddity in oddities(example):
                 typer.echo(f"note: {printable(f'{example.place}: {oddity}')}")
@@ -128,17 +129,19 @@ def train(
         from adapters.importers import load_examples
         from adapters.lora import LoraSettings
         from adapters.targets import parse_places
-        from adapters.training import About, AdaptSettings, Material, processes, run_folder, train_adapter
+        from adapters.training import (
+            About,
+            AdaptSettings,
+            Material,
+            check_way,
+            processes,
+            run_folder,
+            train_adapter,
+        )  # fmt: skip
         from vlm.bundle import fingerprint, load_bundle
         from vlm.training.loop import TrainSettings
 
         lora = LoraSettings(parse_places(places), rank, 2.0 * rank if alpha is None else alpha, dropout, rslora)
-        found = load_examples(data)
-        found.check_whole()
-        base = fingerprint(bundle)
-        model, processor = load_bundle(bundle)
-        found.faults += misfits(found.examples, processor)
-        found.check_whole()
         usual = AdaptSettings()
         try:
             loop = TrainSettings(
@@ -150,6 +153,14 @@ def train(
         except ValueError as error:
             raise UserError(str(error)) from error
         settings = AdaptSettings(lora, rehearse, patience, checkpointing=checkpointing, train=loop)
+        check_way(out, resume=resume, force=force)
+        found = load_examples(data)
+        found.check_whole()
+        base = fingerprint(bundle)
+        model, processor = load_bundle(bundle)
+        found.faults += misfits(found.examples, processor)
+        found.check_whole()
+        _tell_unread(found.unread)
         names = [example.name() for example in found.examples]
         learnt, tested = split(names, held_out)
         cache = _cache(run_folder(out), model, processor)
@@ -214,12 +225,16 @@ def merge(
 ) -> None:
     """Write a plain model whose weights hold the adapter: for --bundle, with no adapter to load."""
     with reporting(debug):
+        from adapters.disk import writing
         from vlm.bundle import RECORD_FILE, bundle_path
         from vlm.checksums import write_checksums
         from vlm.files import output_folder
 
         _, processor, registry, name = _loaded(adapter, bundle, "cpu")
-        with output_folder(out, marker="config.json", force=force) as staging:
+        with (
+            writing(out, "make room, or choose another folder"),
+            output_folder(out, marker="stream_processor.json", force=force) as staging,
+        ):
             registry.merged(name).save_pretrained(staging, max_shard_size="1GB")
             processor.save_pretrained(staging)
             record = bundle_path(bundle) / RECORD_FILE
@@ -233,13 +248,14 @@ def merge(
 def convert(
     source: Annotated[Path, typer.Argument(help="LLaVA or ShareGPT conversations, .json or .jsonl.")],
     target: Annotated[Path, typer.Argument(help="The .jsonl to write; pictures are relative to it.")],
+    force: Force = False,
     debug: Debug = False,
 ) -> None:
     """Rewrite LLaVA / ShareGPT conversations as the JSON lines that `train` reads."""
     with reporting(debug):
         from adapters.importers import convert_llava
 
-        typer.echo(f"Wrote {target} ({convert_llava(source, target)} conversations)")
+        typer.echo(f"Wrote {target} ({convert_llava(source, target, force)} conversations)")
 
 
 def _loaded(adapter: Path, bundle: Path | None, device: str) -> tuple[HartVLM, StreamProcessor, Any, str]:
@@ -250,6 +266,13 @@ def _loaded(adapter: Path, bundle: Path | None, device: str) -> tuple[HartVLM, S
     model, processor = load_bundle(bundle, device=device)
     registry = Adapters(model, fingerprint(bundle))
     return model, processor, registry, registry.load(adapter)
+
+
+def _tell_unread(names: list[str]) -> None:
+    """One line on files that are neither manuals nor pictures of one: nothing is left out silently."""
+    if names:
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        typer.echo(f"note: {len(names)} file{'s' * (len(names) != 1)} not read ({printable(some)})", err=True)
 
 
 def _cache(folder: Path, model: HartVLM, processor: StreamProcessor) -> Any:

@@ -51,7 +51,7 @@ def demo(
         if importlib.util.find_spec("gradio") is None:
             raise UserError("the web demo needs gradio, which is not installed; run: pip install 'hart-vlm[demo]'")
         folders = {BUNDLED: None, **{_name(folder, number): folder for number, folder in enumerate(models or [])}}
-        from adapters.answering import fitting_adapters, load_adapted_agent
+        from adapters.answering import adapter_names, fitting_adapters, load_adapted_agent
         from vlm.bundle import bundle_path, check_bundle
 
         fitting: dict[str, tuple[Path, ...]] = {}
@@ -69,7 +69,7 @@ def demo(
             options = {"device": device, "dtype": dtype, "seed": seed}
             return lambda: load_adapted_agent(folders[name], fitting[name], **options)[0]
 
-        offered = {name: [folder.resolve().name for folder in found] for name, found in fitting.items()}
+        offered = {name: adapter_names(found) for name, found in fitting.items()}
         menu = ModelMenu({name: loader(name) for name in folders}, offered)
         app = build_app(menu, data, at_once=at_once)
         address = launch(app, host=host, port=port, share=share, auth=auth, wait=False, root=data)

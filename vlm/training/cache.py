@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vlm.files import output_file
 from vlm.stream import Conversation
 
 
@@ -52,9 +52,8 @@ class ConversationCache:
             "lengths": torch.tensor([len(one.ids) for one in conversations]),
             "pictures": torch.tensor([len(one.residuals) for one in conversations]),
         }
-        aside = self.folder / f".{name}.{os.getpid()}"
-        save_file(tensors, aside)
-        os.replace(aside, self.folder / f"{name}.safetensors")
+        with output_file(self.folder / f"{name}.safetensors") as aside:
+            save_file(tensors, aside)
 
 
 def weights_hash(module: nn.Module) -> str:

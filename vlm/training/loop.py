@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import statistics
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from vlm.files import output_file
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,9 @@ class TrainSettings:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.steps <= 0 and self.minutes <= 0:
             raise ValueError("a run needs a budget: set train.steps or train.minutes above 0")
+        for name in ("minutes", "learning_rate", "matrix_rate", "final_rate", "weight_decay", "clip", "save_minutes"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise ValueError(f"train.{name} is a number of at least 0, got {value}")
         for name in ("batch_size", "accumulate", "log_every", "validate_every", "warmup"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
@@ -88,7 +93,10 @@ class Task(Protocol):
         """Those of the module's weights that map hidden rows to hidden rows; (out, in, …), convolutions among them."""
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
-        """Batches from number `start` on; a batch depends on its number (and the process) alone."""
+        """Batches from number `start` on; a batch depends on its number (and the process) alone.
+
+        Where they end at the end of a step, the run ends, as it does when its budget is spent.
+        """
 
     def loss(
         self, module: nn.Module, batch: Any, generator: torch.Generator, progress: float
@@ -188,13 +196,13 @@ def train(
     resume: bool = True,
     earlier: Sequence[dict[str, Any]] = (),
 ) -> nn.Module:
-    """Train until the budget is spent; returns the averaged weights' module.
+    """Train until the budget is spent or the task's batches end; returns the averaged weights' module.
 
     earlier: what the weights that the task starts from went through, see `read_runs`.
 
     folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, `RECORD` and the task's export.
     With `resume`, a checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is
-    an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss that is not finite.
+    an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss or gradient that is not finite.
     """
     on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(
@@ -270,20 +278,20 @@ def train(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
-        for part in range(settings.accumulate):
-            batch = next(batches)
+        parts = list(islice(batches, settings.accumulate))
+        if len(parts) < settings.accumulate:
+            break
+        for part, batch in enumerate(parts):
             generator = torch.Generator().manual_seed(
                 hash((settings.seed, step, part, accelerator.process_index)) & 0x7FFFFFFFFFFF
             )
             with accelerator.accumulate(step_module), accelerator.autocast():
                 loss, metrics = step_module(batch, generator, progress_now())
-                if not math.isfinite(float(loss.detach())):
-                    raise RuntimeError(
-                        f"the loss is not finite at step {step}; the last checkpoint is kept in {checkpoint}"
-                    )
+                _check_finite("loss", float(loss.detach()), step, checkpoint)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.clip > 0:
                     metrics["grad_norm"] = float(accelerator.clip_grad_norm_(weights, settings.clip))
+                    _check_finite("gradient", metrics["grad_norm"], step, checkpoint)
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
@@ -318,6 +326,11 @@ def train(
     return final
 
 
+def _check_finite(what: str, value: float, step: int, checkpoint: Path) -> None:
+    if not math.isfinite(value):
+        raise RuntimeError(f"the {what} is not finite at step {step}; the last checkpoint is kept in {checkpoint}")
+
+
 def _hardware(accelerator: Accelerator) -> str:
     """What the run computes on, in words that name no machine."""
     if accelerator.device.type == "cuda":
@@ -347,9 +360,8 @@ def _averaged_copy(averaged: AveragedModel, inner: nn.Module) -> nn.Module:
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write aside, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
-    aside = path.with_suffix(".part")
-    torch.save(state, aside)
-    os.replace(aside, path)
+    with output_file(path) as aside:
+        torch.save(state, aside)
 
 
 def _report(folder: Path, kind: str, step: int, spent: float, row: dict[str, float], accelerator: Accelerator) -> None:
