@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Generator
 from contextlib import closing
 
 from vlm.events import Event, Events, TextDelta
 
 PAUSE = 0.05
-"""Seconds in which text is gathered before it is handed on: a page cannot be repainted for every token."""
+"""Seconds in which text is gathered, from its first token on, before it is handed on: a page cannot be repainted for
+every token."""
 
 
 def in_thread(running: Events, cancel: threading.Event) -> Generator[list[Event], None, None]:
@@ -45,9 +47,10 @@ def in_thread(running: Events, cancel: threading.Event) -> Generator[list[Event]
 
 def _batches(events: queue.SimpleQueue[Event | BaseException | None]) -> Generator[list[Event], None, None]:
     batch: list[Event] = []
+    due = 0.0
     while True:
         try:
-            event = events.get(timeout=PAUSE if batch else None)
+            event = events.get(timeout=max(0.0, due - time.monotonic()) if batch else None)
         except queue.Empty:
             yield batch
             batch = []
@@ -58,7 +61,9 @@ def _batches(events: queue.SimpleQueue[Event | BaseException | None]) -> Generat
             if event is not None:
                 raise event
             return
+        if not batch:
+            due = time.monotonic() + PAUSE
         batch.append(event)
-        if not isinstance(event, TextDelta):
+        if not isinstance(event, TextDelta) or time.monotonic() >= due:
             yield batch
             batch = []

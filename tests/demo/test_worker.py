@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -15,6 +16,24 @@ def test_events_come_in_order_and_each_event_of_a_picture_ends_a_batch():
     batches = list(in_thread((event for event in given), threading.Event()))
     assert [event for batch in batches for event in batch] == given
     assert all(not isinstance(event, ImageStarted) for batch in batches for event in batch[:-1])
+
+
+def test_text_that_comes_without_a_pause_is_handed_on_while_it_comes():
+    shown, ended = threading.Event(), threading.Event()
+
+    def running():
+        for _ in range(20_000):
+            if shown.is_set():
+                return
+            yield TextDelta("a")
+            time.sleep(0.001)
+        ended.set()
+
+    batches = in_thread(running(), threading.Event())
+    first = next(batches)
+    assert not ended.is_set() and set(first) == {TextDelta("a")}
+    shown.set()
+    list(batches)
 
 
 def test_an_error_is_raised_after_what_came_before_it():
