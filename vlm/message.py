@@ -57,6 +57,7 @@ class SentPicture:
             return image.convert("RGB")
 
 
+_PICTURES = (Image.Image, Path, bytes, SentPicture)
 Part = str | SentPicture
 Message = str | Sequence[Any]
 """Text, or a list of parts: text as str, a picture as a PIL image, a path, bytes or a `SentPicture`, or a part in the
@@ -70,6 +71,7 @@ def check_message(message: Message, background: Background = WHITE) -> tuple[Par
     """
     alone = isinstance(message, str | bytes | Path | Image.Image | SentPicture | Mapping)
     given = [message] if alone or not isinstance(message, Iterable) else list(message)
+    check_count(sum(_is_picture(one) for one in given))
     parts: list[Part] = []
     for one in given:
         part = _part(one, background)
@@ -79,10 +81,13 @@ def check_message(message: Message, background: Background = WHITE) -> tuple[Par
             parts.append(check_prompt(part))
     if not parts:
         raise UserError('the message is empty, expected text such as "How do I assemble a blue stool?" or a picture')
-    pictures = sum(isinstance(part, SentPicture) for part in parts)
+    return tuple(parts)
+
+
+def check_count(pictures: int) -> None:
+    """Raise `UserError` where so many pictures are too many for a message: told before any of them is read."""
     if pictures > MAX_PICTURES:
         raise UserError(f"the message holds {pictures} pictures, expected at most {MAX_PICTURES}; send them apart")
-    return tuple(parts)
 
 
 def check_picture(picture: Any, background: Background = WHITE) -> SentPicture:
@@ -96,6 +101,10 @@ def check_picture(picture: Any, background: Background = WHITE) -> SentPicture:
 def message_text(parts: Sequence[Part]) -> str:
     """The text of a message alone."""
     return " ".join(part for part in parts if isinstance(part, str))
+
+
+def _is_picture(one: Any) -> bool:
+    return one.get("type") == "image" if isinstance(one, Mapping) else isinstance(one, _PICTURES)
 
 
 def _part(one: Any, background: Background) -> Part:
