@@ -37,7 +37,12 @@ ENDINGS: dict[Reason, str] = {
 }
 
 _STEP = re.compile(r"(?m)^(\d{1,3})\.\s+(\S.*)$")
-_LITERAL = re.compile(r"[&<>\[\]`*_#~|\\!$]|(?m:^[-+=]|^ |(?<=\d)[.)](?=\s))")
+_LITERAL = re.compile(
+    r"[\[`*_~|\\]|&(?=[#A-Za-z])|<(?=[A-Za-z/!?])|"
+    r"(?m:(?:^|(?<=\r))(?:[-+=#> \t]|[0-9]{1,9}[.)](?=\s|\Z)))"
+)
+"""What Markdown could read; the last character of a match is the one to be written otherwise. Nothing else is, since
+the chat shows a message for editing as it was written here."""
 _MODEL = re.compile(r"[&<\[`]")
 
 
@@ -142,7 +147,7 @@ def literal(text: str) -> str:
 
     No HTML, picture or link comes of it: what Markdown could read is written as character references.
     """
-    return _LITERAL.sub(lambda match: f"&#{ord(match[0])};", text)
+    return _LITERAL.sub(lambda match: f"{match[0][:-1]}&#{ord(match[0][-1])};", text)
 
 
 def typed(text: str) -> str:

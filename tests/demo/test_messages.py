@@ -115,7 +115,8 @@ def test_typed_takes_back_what_literal_made(text: str):
 HOSTILE = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://example.org/x.png)",
     "[x](javascript:alert(1))", "`code`", "# title", "**bold**", "- item", "1. item", "a\n===", "&lt;b&gt;", "    code",
-    "<|boi|>", "$x$",
+    "<|boi|>", "$x$", "a\r# title", "a\r\n> b", "\tcode", "12) item", "a | b\n--|--\nc | d", "~~x~~", "&copy &#33;",
+    "a\n1.\nb", "\\*x\\*", "<!-- x -->",
 )  # fmt: skip
 
 
@@ -130,6 +131,11 @@ def test_what_a_visitor_types_is_shown_as_it_was_typed(text: str):
     assert {child.type for child in children} <= {"text", "softbreak"}, "no HTML, no link, no picture, no emphasis"
     said = "".join("\n" if child.type == "softbreak" else child.content for child in children)
     assert said.split() == text.split()
+
+
+@pytest.mark.parametrize("text", ["Wow! It's #1: $5 & more (3 > 2), 4. Isn't it? a.b=c;", "x-y + z = 1.5", "2 < 3!"])
+def test_plain_sentences_are_edited_and_copied_as_they_were_typed(text: str):
+    assert literal(text) == text
 
 
 @pytest.mark.parametrize("text", HOSTILE[:4])
