@@ -27,6 +27,7 @@ footer { display: none !important; }
 #box { border: 1px solid var(--input-border-color); }
 #box:focus-within {
   border-color: var(--input-border-color-focus); box-shadow: 0 0 0 1px var(--input-border-color-focus); }
+.toast-close { opacity: 1 !important; }
 @media (max-width: 480px) { .gradio-container { padding: 0.25rem !important; } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 """

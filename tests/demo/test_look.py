@@ -40,6 +40,10 @@ TEXT = (
     ("link_text_color_hover", "block_background_fill"),
     ("link_text_color_visited", "block_background_fill"),
     ("error_text_color", "error_background_fill"),
+    ("body_text_color", "background_fill_primary"),
+    ("body_text_color", "input_background_fill_hover"),
+    ("input_placeholder_color", "input_background_fill_hover"),
+    ("body_text_color", "button_secondary_background_fill_hover"),
 )
 PARTS = (
     ("input_border_color_focus", "body_background_fill"),
@@ -52,6 +56,10 @@ PARTS = (
     ("checkbox_border_color_hover", "checkbox_label_background_fill_hover"),
     ("checkbox_background_color_selected", "checkbox_label_background_fill_selected"),
     ("slider_color", "block_background_fill"),
+    ("input_border_color_hover", "input_background_fill_hover"),
+    ("block_label_text_color", "block_background_fill"),
+    ("color_accent", "block_background_fill"),
+    ("color_accent", "background_fill_secondary"),
 )
 
 
@@ -105,6 +113,11 @@ def test_the_mark_in_a_ticked_box_can_be_seen(dark: bool):
 def test_the_style_sheet_names_no_colour_of_its_own():
     """But the paper that pictures lie on: everything else has a light and a dark value in the theme."""
     assert re.findall(r"#[0-9a-f]{3,8}\b(?=[^{}]*;)", CSS) == ["#fff"]
+
+
+def test_the_button_that_closes_a_message_is_not_faded():
+    """Gradio shows it at six tenths, on `background_fill_secondary` and in the dark on `background_fill_primary`."""
+    assert re.search(r"(?m)^\.toast-close \{ opacity: 1 !important; \}$", CSS)
 
 
 def test_the_focus_is_shown():
