@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -44,11 +45,34 @@ def test_a_program_has_a_conversation(address: str):
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/chat"], "the page's own are not public"
 
 
-@pytest.mark.parametrize("place", ["secret", "conversations", "../", "served/../secret"])
-def test_conversations_and_the_key_are_never_served(address: str, root: Path, place: str):
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}gradio_api/file={root}/{place}")
-    assert refused.value.code in (403, 404)
+def fetched(address: str, path: str) -> bytes:
+    with urllib.request.urlopen(f"{address}gradio_api/file={path}") as answer:
+        return answer.read()
+
+
+@pytest.fixture(scope="module")
+def conversation(address: str, root: Path) -> Path:
+    """The file of a conversation that somebody had."""
+    from gradio_client import Client
+
+    Client(address, verbose=False).predict(message="How do I assemble a stool?", api_name="/chat")
+    return next(root.glob("conversations/*/*/conversation.json"))
+
+
+def test_pictures_are_served_and_nothing_beside_them(address: str, root: Path, conversation: Path):
+    picture = next(root.glob("served/*/picture.png"))
+    assert fetched(address, str(picture)) == picture.read_bytes()
+    outside = root.parent / "outside.txt"
+    outside.write_text("private")
+    drawn = next(conversation.parent.glob("pictures/*.png"))
+    within = [path.relative_to(root) for path in (root / "secret", conversation, drawn)]
+    for path in [outside, Path(__file__), *(root / place for place in within)]:
+        assert path.is_file()
+        for spelt in (str(path), f"{root}/served/{os.path.relpath(path, root / 'served')}", f"{picture.parent}/../../"
+                      f"{os.path.relpath(path, root)}", urllib.parse.quote(str(path), safe="")):  # fmt: skip
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                fetched(address, spelt)
+            assert refused.value.code in (403, 404), spelt
 
 
 def test_with_a_password_nobody_gets_in_without_it():
