@@ -9,16 +9,15 @@ from __future__ import annotations
 import html
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components.chatbot import ComponentMessage
-from gradio.data_classes import FileData
 
+from demo.chatbot import shown
 from demo.controls import Controls, settings
 from demo.history import is_token, new_token
 from demo.line import Line
@@ -28,9 +27,9 @@ from demo.panel import GuidePanel
 from demo.program import answer
 from demo.room import Room
 from demo.rooms import SERVED, Rooms
+from demo.seeds import seed_line
+from demo.told import told
 from vlm.agent import ChatAgent
-from vlm.errors import GuideError, UserError
-from vlm.pictures import MAX_BYTES
 
 EXAMPLES = (
     "How do I assemble a blue stool with three legs?",
@@ -70,6 +69,7 @@ class _Page:
         with gr.Blocks(title="Illustrated guides", analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self.visitor = gr.BrowserState("", storage_key="hart-vlm-visitor", secret=secret)
             self.name = gr.State("")
+            self.entered = gr.State("")  # Another token whenever a conversation is entered.
             self.controls = Controls(rooms.menu)
             gr.Markdown(
                 "# Illustrated guides\nAsk how to assemble something, ask for a picture, or send one and ask about it.",
@@ -97,29 +97,34 @@ class _Page:
         controls, panel = self.controls, self.panel
         where: list[Any] = [self.visitor, self.name, controls.model]
         chosen = [*where, *controls.chosen]
-        live = [self.chat, self.box]
-        rest: list[Any] = [self.box, self.status, controls.history, *panel.parts]
-        menus = [controls.model, controls.adapter]
-        everything = [self.visitor, self.name, self.chat, *menus, *rest]
-        done = {"fn": self._finish, "inputs": [*where, panel.step], "outputs": rest, **PRIVATE}
-        for event, handler, inputs in (
-            (self.box.submit, self._say, [*chosen, self.box]),
-            (self.chat.example_select, self._example, chosen),
-            (self.chat.retry, self._retry, chosen),
-            (self.chat.edit, self._edit_message, chosen),
-            (panel.redraw.click, self._redraw_step, [*chosen, panel.step]),
-            (panel.edit.click, self._edit_step, [*chosen, panel.step, panel.words]),
-        ):
-            event(handler, inputs, live, **PRIVATE).then(**done)
-        self.chat.undo(self._undo, where, live, **PRIVATE).then(**done)
+        around: list[Any] = [self.box, self.status, controls.history, *panel.parts, *controls.of_models]
+        page = [self.chat, *around]
+        everything = [self.visitor, self.name, self.entered, *page]
+        running: list[Any] = [
+            event(handler, inputs, page, **PRIVATE)
+            for event, handler, inputs in (
+                (self.box.submit, self._say, [*chosen, self.box]),
+                (self.chat.example_select, self._example, chosen),
+                (self.chat.retry, self._retry, chosen),
+                (self.chat.edit, self._edit_message, chosen),
+                (panel.redraw.click, self._redraw_step, [*chosen, panel.step]),
+                (panel.edit.click, self._edit_step, [*chosen, panel.step, panel.words]),
+                (self.entered.change, self._follow, where),
+            )
+        ]
+        for leave in (self.chat.clear, controls.new.click, controls.history.input):
+            # Before the page goes elsewhere: what still came of an answer would be shown in another conversation.
+            leave(None, cancels=running)
+        self.chat.undo(self._undo, where, page, **PRIVATE)
         self.box.stop(self._stop, where, None, queue=False, **PRIVATE)
         self.chat.clear(self._begin, where, everything, **PRIVATE)
         controls.new.click(self._begin, where, everything, **PRIVATE)
         controls.delete.click(self._delete, where, everything, **PRIVATE)
-        controls.history.input(self._follow, [self.visitor, controls.history, controls.model], everything, **PRIVATE)
-        controls.model.input(self._switch, where, [self.chat, *menus], **PRIVATE).then(**done)
+        controls.history.input(self._open, [self.visitor, controls.history, controls.model], everything, **PRIVATE)
+        controls.model.input(self._switch, where, page, **PRIVATE)
         controls.reuse.click(self._last_seed, where, controls.seed, **PRIVATE)
-        panel.ticks.input(self._tick, [*where, panel.ticks], None, **PRIVATE)
+        ticks = [*where, panel.known, panel.ticks]
+        panel.ticks.input(self._tick, ticks, panel.known, trigger_mode="always_last", **PRIVATE)
         panel.step.input(self._step_words, [*where, panel.step], panel.words, **PRIVATE)
         self.blocks.load(self._load, [self.visitor], everything, **PRIVATE)
 
@@ -128,30 +133,49 @@ class _Page:
             """Send a message, get words and pictures; see docs/demo.md."""
             try:
                 return answer(self.rooms, message, picture, conversation, int(seed))
-            except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+            except Exception as error:  # Told and logged; the server lives on.
+                raise gr.Error(self._told(error), print_exception=False) from error
 
         gr.api(chat, api_name="chat", concurrency_limit=None)
 
-    def _room(self, visitor: str, name: str, model: str) -> Room:
-        return self.rooms.room(visitor, name, model)
-
-    def _run(self, visitor: str, name: str, model: str, act: Callable[[Room], Generator[None, None, None]]) -> Stream:
-        """Show an action while it runs. What it cannot do is told in a corner of the page."""
+    def _room(self, visitor: str, name: str, model: str) -> Room | None:
+        """The room of a conversation; None where there is none, which is then told in a corner of the page."""
         try:
-            room = self._room(visitor, name, model)
-            with closing(act(room)) as running:
-                box: Update = {self.box: gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True)}
+            return self.rooms.room(visitor, name, model)
+        except Exception as error:  # Told and logged; the server lives on.
+            self._warn(error)
+            return None
+
+    def _run(
+        self, visitor: str, name: str, model: str, act: Callable[[Room], Generator[None, None, None]], step: int = 1
+    ) -> Stream:
+        """Show an action while it runs, then what stands around the chat. step: to be chosen in the panel.
+
+        What cannot even begin is told in a corner of the page, and leaves in the box what is in it.
+        """
+        room = self._room(visitor, name, model)
+        begun = False
+        if room is not None:
+            try:
+                running = act(room)
                 for _ in running:
-                    yield {self.chat: _shown(room), **box}
-                    box = {}
-        except UserError as error:
-            _warn(error)
+                    box = {} if begun else {self.box: gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True)}
+                    begun = True
+                    yield {self.chat: shown(room), **box}
+            except GeneratorExit:
+                # Gradio closes on the loop that serves everybody, and an answer ends only at its next event.
+                threading.Thread(target=running.close, name="closing").start()
+                raise
+            except Exception as error:  # As above.
+                self._warn(error)
+        if room is None or not begun:
             yield {self.chat: gr.skip()}
+        else:
+            yield {self.chat: shown(room), **self._around(room, visitor, name, model, step)}
 
     def _say(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, box = rest
-        pictures = [_taken(path) for path in (box or {}).get("files") or []]
+        pictures = [Path(path) for path in (box or {}).get("files") or []]
         text = (box or {}).get("text") or ""
         yield from self._run(visitor, name, model, lambda room: room.say(text, pictures, settings(*chosen)))
 
@@ -169,149 +193,142 @@ class _Page:
 
     def _redraw_step(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, step = rest
-        yield from self._run(visitor, name, model, lambda room: room.redraw(int(step or 0), settings(*chosen)))
+        at = int(step or 0)
+        yield from self._run(visitor, name, model, lambda room: room.redraw(at, settings(*chosen)), at)
 
     def _edit_step(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, step, words = rest
+        at = int(step or 0)
         yield from self._run(
-            visitor, name, model, lambda room: room.redraw(int(step or 0), settings(*chosen), text=words or "")
+            visitor, name, model, lambda room: room.redraw(at, settings(*chosen), text=words or ""), at
         )
 
     def _undo(self, visitor: str, name: str, model: str) -> Update:
-        try:
-            room = self._room(visitor, name, model)
-            text = room.undo()
-        except UserError as error:
-            _warn(error)
+        room = self._room(visitor, name, model)
+        if room is None:
             return {self.chat: gr.skip()}
-        room.unsent = text
-        return {self.chat: _shown(room)}
+        try:
+            room.undo()
+        except Exception as error:  # As above.
+            self._warn(error)
+        return {self.chat: shown(room), **self._around(room, visitor, name, model)}
 
     def _stop(self, visitor: str, name: str, model: str) -> None:
-        self._room(visitor, name, model).stop()
+        if room := self._room(visitor, name, model):
+            room.stop()
 
-    def _tick(self, visitor: str, name: str, model: str, done: list[str] | None) -> None:
+    def _tick(self, visitor: str, name: str, model: str, known: list[str], done: list[str] | None) -> Any:
+        """Keep what changed on this page, which may not know of another's ticks."""
+        done = done or []
+        room = self._room(visitor, name, model)
         try:
-            self._room(visitor, name, model).tick(done or [])
-        except UserError as error:
-            _warn(error)
+            for line in {*known} ^ {*done}:
+                if room is not None:
+                    room.tick(line, line in done)
+        except Exception as error:  # As above.
+            self._warn(error)
+            return gr.skip()
+        return done
 
-    def _finish(self, visitor: str, name: str, model: str, step: int | None) -> Update:
-        """What stands around the chat, once nothing moves in it."""
+    def _around(self, room: Room, visitor: str, name: str, model: str, step: int = 1) -> Update:
+        """What stands around the chat, once nothing moves in it. model: the one that the menu shows."""
+        found: Update = {}
+        if not room.busy:
+            files = [path for path in room.unsent_files if Path(path).is_file()]
+            unsent: dict[str, Any] = {"value": {"text": room.unsent, "files": files}} if room.unsent or files else {}
+            found[self.box] = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, interactive=True, **unsent)
         try:
-            room = self._room(visitor, name, model)
-            unsent: dict[str, Any] = {"value": {"text": room.unsent, "files": []}} if room.unsent else {}
-            box = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, interactive=True, **unsent)
-            found: Update = {} if room.busy else {self.box: box}
             entries = [(entry.title, entry.name) for entry in self.rooms.entries(visitor)]
             here = name if name in [entry[1] for entry in entries] else None
             found[self.controls.history] = gr.Radio(entries, value=here)
-            found[self.status] = "" if room.last_seed is None else f"Seed of the last answer: {room.last_seed}"
-            return found | self.panel.of(room, step)
-        except (UserError, GuideError) as error:
-            _warn(error)
-            return {self.box: gr.MultimodalTextbox(submit_btn=True, stop_btn=False)}
+            found[self.status] = seed_line(room.session)
+            if room.model != model:
+                found |= self.controls.of_model(room.model)
+            found |= self.panel.of(room, step)
+        except Exception as error:  # As above.
+            self._warn(error)
+        return found
 
     def _step_words(self, visitor: str, name: str, model: str, step: int) -> str:
-        editable = self._room(visitor, name, model).guide()
+        room = self._room(visitor, name, model)
+        editable = None if room is None else room.guide()
         found = [] if editable is None else [one.text for one in editable.guide.steps if one.number == step]
         return found[0] if found else ""
 
     def _last_seed(self, visitor: str, name: str, model: str) -> str:
-        seed = self._room(visitor, name, model).last_seed
+        room = self._room(visitor, name, model)
+        seed = None if room is None else room.last_seed
         return "" if seed is None else str(seed)
 
     def _load(self, visitor: str) -> Stream:
         visitor = visitor if is_token(visitor) else new_token()
         yield {self.visitor: visitor}
-        yield from self._follow(visitor, self.rooms.enter(visitor), self.rooms.menu.names[0])
+        yield self._enter(visitor, self.rooms.enter(visitor), self.rooms.menu.names[0])
 
     def _follow(self, visitor: str, name: str, model: str) -> Stream:
-        """Show a conversation, and go on showing it while another tab has it answered."""
-        found = self._enter(visitor, name, model)
-        yield found
-        room = self._room(visitor, found[self.name], found[self.controls.model])
-        if room.busy:
+        """Go on showing a conversation that was entered while it is answered for another tab."""
+        yield {self.chat: gr.skip()}
+        room = self._room(visitor, name, model)
+        if room is not None and room.busy:
             while room.busy:
                 time.sleep(FOLLOW)
-                yield {self.chat: _shown(room)}
-            yield self._enter(visitor, name, model)
+                yield {self.chat: shown(room)}
+            yield {self.chat: shown(room), **self._around(room, visitor, name, model)}
 
     def _enter(self, visitor: str, name: str, model: str) -> Update:
-        """Show a conversation as it stands."""
+        """Show a conversation as it stands, or a new one where it cannot be shown. model: that the menu shows."""
         try:
-            room = self._room(visitor, name, model)
+            room = self.rooms.room(visitor, name, model)
             if not room.busy:
                 room.refresh()
-        except UserError as error:
-            _warn(error)
+        except Exception as error:  # As above.
+            self._warn(error)
             name = new_token()
-            room = self._room(visitor, name, self.rooms.menu.names[0])
+            room = self.rooms.room(visitor, name, self.rooms.menu.names[0])
         return {
             self.name: name,
-            self.chat: _shown(room),
-            **self.controls.of_model(room.model),
-            **self._finish(visitor, name, room.model, None),
+            self.entered: new_token(),
+            self.chat: shown(room),
+            **self._around(room, visitor, name, model),
         }
 
     def _begin(self, visitor: str, _name: str, model: str) -> Update:
         return self._enter(visitor, new_token(), model)
 
+    def _open(self, visitor: str, name: str, model: str) -> Update:
+        return self._enter(visitor, name, model)
+
     def _delete(self, visitor: str, name: str, model: str) -> Update:
         try:
             self.rooms.delete(visitor, name)
-        except UserError as error:
-            _warn(error)
+        except Exception as error:  # As above.
+            self._warn(error)
             return {self.name: name}
         return self._enter(visitor, self.rooms.enter(visitor), model)
 
     def _switch(self, visitor: str, name: str, model: str) -> Update:
-        room = self._room(visitor, name, model)
+        room = self._room(visitor, name, self.rooms.menu.names[0])
+        if room is None:
+            return {self.chat: gr.skip()}
         try:
             room.switch(model)
-        except UserError as error:
-            _warn(error)
-        return {self.chat: _shown(room), **self.controls.of_model(room.model)}
+        except Exception as error:  # As above.
+            self._warn(error)
+            return {self.chat: shown(room), self.controls.model: room.model}
+        around = self._around(room, visitor, name, room.model)
+        return {self.chat: shown(room), **around, **self.controls.of_model(room.model)}
 
+    def _warn(self, error: Exception) -> None:
+        """Tell an error in a corner of the page, which would read it as HTML."""
+        gr.Warning(html.escape(self._told(error)))
 
-def _shown(room: Room) -> list[dict[str, Any]]:
-    """The messages of a room as the chat component takes them."""
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                _picture(part["path"], part["alt_text"]) if "path" in part else {"type": "text", "text": part["text"]}
-                for part in message["content"]
-            ],
-        }
-        for message in room.messages()
-    ]
-
-
-def _picture(path: str, alt: str) -> ComponentMessage:
-    """A picture in a message. As a plain file the chat component would show it without its alternative text; made of a
-    `gr.Image`, each repaint of a long conversation would make all of them anew."""
-    file = FileData(path=path, mime_type="image/png", orig_name=Path(path).name).model_dump()
-    return ComponentMessage(component="image", value=file, constructor_args={}, props={"alt_text": alt})
-
-
-def _warn(error: Exception) -> None:
-    """Tell an error in a corner of the page, which would read it as HTML."""
-    gr.Warning(html.escape(str(error)))
+    def _told(self, error: Exception) -> str:
+        return told(error, self.rooms.history.root, self.rooms.files.folder)
 
 
 def _turn(index: int | tuple[int, int] | list[int]) -> int:
     """The turn of a message: each turn is two messages."""
     return (index if isinstance(index, int) else index[0]) // 2
-
-
-def _taken(path: str) -> bytes:
-    """The content of an upload, whose file is then removed; one byte more than is allowed of a larger one."""
-    file = Path(path)
-    with file.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
-    file.unlink(missing_ok=True)
-    return content
 
 
 def _secret(root: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from demo.menu import ModelMenu
-from demo.room import Settings
+from demo.settings import Settings
 from vlm.errors import UserError
 from vlm.sampling import GenerationOptions
 
@@ -18,7 +18,8 @@ NO_ADAPTER = "none"
 
 
 class Controls:
-    """Made inside a page. chosen: the components whose values `settings` takes, in its order."""
+    """Made inside a page. chosen: the components whose values `settings` takes, in its order; of_models: those that
+    `of_model` fills."""
 
     def __init__(self, menu: ModelMenu) -> None:
         self.menu = menu
@@ -58,15 +59,19 @@ class Controls:
                     2, 32, value=config.residual_steps, step=1, label="Steps of the last details",
                     info="More take longer.",
                 )  # fmt: skip
+        self.of_models: list[Any] = [self.model, self.adapter, self.guidance, self.residual_steps]
         self.chosen: list[Any] = [
             self.adapter, self.seed, self.guidance, self.temperature, self.code_temperature, self.residual_steps
         ]  # fmt: skip
 
     def of_model(self, name: str) -> dict[Any, Any]:
-        """The menus, after a change to the model `name`."""
+        """The menus and what is the model's own, after a change to the model `name`."""
+        config = self.menu.agent(name).model.config
         return {
             self.model: name,
             self.adapter: gr.Dropdown([NO_ADAPTER, *self.menu.adapters(name)], value=NO_ADAPTER),
+            self.guidance: float(config.guidance),
+            self.residual_steps: config.residual_steps,
         }
 
 

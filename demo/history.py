@@ -6,11 +6,14 @@ on disk stands its hash, so a look at the folder gives nobody another's conversa
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 import secrets
 import shutil
 import time
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,17 +78,20 @@ class History:
         """Forget a conversation, its pictures too; nothing happens if there is none."""
         shutil.rmtree(self.folder(visitor, name), ignore_errors=True)
 
-    def trim(self, visitor: str) -> None:
-        """Forget what goes beyond `most`."""
+    def trim(self, visitor: str, spare: Collection[str] = ()) -> None:
+        """Forget what goes beyond `most`. spare: names of conversations that stay, as they are being answered."""
         for name in self._names(visitor)[self.most :]:
-            self.delete(visitor, name)
+            if name not in spare:
+                self.delete(visitor, name)
 
     def clean(self) -> None:
         """Forget every visitor's conversations that were not used for `age`."""
         limit = time.time() - self.age
-        for file in self.root.glob(f"*/*/{CONVERSATION_FILE}"):
-            if file.stat().st_mtime < limit:
+        for file, used in _used(self.root, f"*/*/{CONVERSATION_FILE}"):
+            if used < limit:
                 shutil.rmtree(file.parent, ignore_errors=True)
+                with suppress(OSError):  # Others of this visitor are in it.
+                    file.parent.parent.rmdir()
 
     def _of(self, visitor: str) -> Path:
         return self.root / hashlib.sha256(visitor.encode()).hexdigest()[:32]
@@ -93,5 +99,16 @@ class History:
     def _names(self, visitor: str) -> list[str]:
         if not is_token(visitor):
             return []
-        files = [file for file in self._of(visitor).glob(f"*/{CONVERSATION_FILE}") if is_token(file.parent.name)]
-        return [file.parent.name for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)]
+        files = sorted(_used(self._of(visitor), f"*/{CONVERSATION_FILE}"), key=lambda found: found[1], reverse=True)
+        return [file.parent.name for file, _ in files if is_token(file.parent.name)]
+
+
+def _used(folder: Path, pattern: str) -> list[tuple[Path, float]]:
+    """Files below a folder and when each was changed, in seconds since 1970; those that others remove meanwhile are
+    left out."""
+    found = []
+    # Unlike `Path.glob`, it passes over folders that go while it looks.
+    for name in glob.glob(pattern, root_dir=folder):
+        with suppress(OSError):
+            found.append((folder / name, (folder / name).stat().st_mtime))
+    return found

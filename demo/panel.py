@@ -34,18 +34,21 @@ class GuidePanel:
                     for kind in FORMATS
                 }
             gr.Markdown('Half-way through? Send a photo of it and ask "What comes next?".')
-        self.parts: list[Any] = [self.frame, self.ticks, self.step, self.words, *self.downloads.values()]
+        self.known = gr.State([])  # The ticks as this page was told them.
+        self.parts: list[Any] = [self.frame, self.known, self.ticks, self.step, self.words, *self.downloads.values()]
 
-    def of(self, room: Room, step: int | None) -> dict[Any, Any]:
-        """The panel of the room's current guide, hidden without one. step: the one chosen, if it is still there."""
+    def of(self, room: Room, step: int) -> dict[Any, Any]:
+        """The panel of the room's current guide, hidden without one. step: to be chosen, if it is there."""
         editable = room.guide()
         if editable is None:
             return {self.frame: gr.Accordion(visible=False)}
         steps = editable.guide.steps
-        at = step if step is not None and 1 <= step <= len(steps) else 1
+        at = step if 1 <= step <= len(steps) else 1
+        ticked = room.ticked()
         return {
             self.frame: gr.Accordion(visible=True),
-            self.ticks: gr.CheckboxGroup(lines(editable.guide), value=room.ticked()),
+            self.ticks: gr.CheckboxGroup(lines(editable.guide), value=ticked),
+            self.known: ticked,
             self.step: gr.Dropdown([(f"Step {one.number}", one.number) for one in steps], value=at),
             self.words: steps[at - 1].text,
             **{self.downloads[kind]: str(path) for kind, path in room.downloads().items()},

@@ -11,8 +11,8 @@ from typing import Any
 
 from demo.history import is_token, new_token
 from demo.messages import Picture, Words
-from demo.room import Settings
 from demo.rooms import Rooms
+from demo.settings import Settings
 from vlm.errors import UserError
 
 

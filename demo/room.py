@@ -6,36 +6,35 @@ something new to show, and `messages` says what.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
-from demo.files import ServedFiles
+from demo.files import ServedFiles, read_upload
 from demo.line import Line, ordinal
 from demo.menu import ModelMenu
 from demo.messages import Answer, Picture, content, literal, model_words
+from demo.seeds import last_seed
+from demo.settings import Settings
 from demo.shown import ShownTurn, sent, shown_turns
 from demo.ticks import Ticks
+from demo.told import told
 from demo.worker import in_thread
 from vlm.chat import ChatSession, Turn
 from vlm.conversations import load_conversation, save_conversation
-from vlm.errors import GuideError, UserError
+from vlm.errors import UserError
 from vlm.events import Events
 from vlm.export import FORMATS
 from vlm.guide_edits import EditableGuide, redraw_step
-from vlm.message import SentPicture, check_message
-from vlm.saved import CONVERSATION_FILE
+from vlm.message import SentPicture, check_count, check_message
+from vlm.saved import CONVERSATION_FILE, read_saved
 from vlm.stream import Conversation
-
-log = logging.getLogger(__name__)
 
 WAIT = 0.5
 """Seconds between two looks at the waiting line."""
@@ -44,53 +43,42 @@ Running = Generator[None, None, None]
 Begin = Callable[[threading.Event], Events]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the visitor chose. None means the model's own; adapter None: none."""
-
-    seed: int | None = None
-    guidance: float | None = None
-    temperature: float | None = None
-    code_temperature: float | None = None
-    residual_steps: int | None = None
-    adapter: str | None = None
-
-    def changes(self) -> dict[str, Any]:
-        """As `ChatSession.reply` takes them, the adapter left out."""
-        return self._chosen("temperature") | self.drawing()
-
-    def drawing(self) -> dict[str, Any]:
-        """What of it decides how one step is drawn anew; its adapter is that of the guide."""
-        return self._chosen("seed", "guidance", "code_temperature", "residual_steps")
-
-    def _chosen(self, *names: str) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
 class Room:
     """One conversation, saved in `folder` after every action. One action at a time, from any thread.
 
-    Opening a saved one needs its model. Raises `UserError` if that, or the conversation, cannot be loaded.
+    A saved one is opened with the model that wrote it, where the menu has it; a new one, or one of a model that has
+    gone, with `model`, by default the menu's first. on_saved: called whenever it has been saved. Raises `UserError` if
+    model or conversation cannot be loaded.
     """
 
-    def __init__(self, folder: Path, files: ServedFiles, menu: ModelMenu, line: Line, model: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: ServedFiles,
+        menu: ModelMenu,
+        line: Line,
+        model: str | None = None,
+        on_saved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.files = files
         self.menu = menu
         self.line = line
-        self.model = model or menu.names[0]
         self.note = ""
         self.unsent = ""
+        self.unsent_files: list[str] = []
         self.deleted = False
+        self._on_saved = on_saved
         self.turns: list[ShownTurn] = []
         self._busy = threading.Lock()
         self._cancel = threading.Event()
         self._made: list[str] = []
         self._guide: tuple[Conversation, EditableGuide] | None = None
         self._downloads: tuple[Conversation, Path] | None = None
-        backbone = menu.agent(self.model).backbone
-        saved = (folder / CONVERSATION_FILE).is_file()
-        self.session = load_conversation(backbone, folder) if saved else ChatSession(backbone)
+        saved = folder / CONVERSATION_FILE
+        author = menu.of_fingerprint(read_saved(saved).model) if saved.is_file() else None
+        self.model = author or model or menu.names[0]
+        self.session = self._session(self.model)
         self._ticks = Ticks(folder)
         self.refresh()
 
@@ -106,8 +94,8 @@ class Room:
 
     @property
     def last_seed(self) -> int | None:
-        """The seed of the last answer."""
-        return self.session.turns[-1].options.seed if self.session.turns else None
+        """The seed of what was drawn last: an answer, or a step of one anew."""
+        return last_seed(self.session)
 
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as messages: a role, and content as `demo.messages.content` makes it."""
@@ -122,9 +110,19 @@ class Room:
             found.append({"role": "assistant", "content": [{"text": f"*{literal(self.note)}*"}]})
         return found
 
-    def say(self, text: str, pictures: Sequence[bytes], settings: Settings) -> Running:
-        """Send a message and have it answered. pictures: files' contents, checked here."""
-        return self._safely(lambda: self._say(len(self.session.turns), [*pictures, text], settings), text)
+    def say(self, text: str, pictures: Sequence[Path | bytes], settings: Settings) -> Running:
+        """Send a message and have it answered.
+
+        pictures: files or their contents, checked here; files are removed once an answer is in the conversation, until
+        then they are among `unsent_files`.
+        """
+
+        def begin() -> Running:
+            check_count(len(pictures))
+            contents = [read_upload(one) if isinstance(one, Path) else one for one in pictures]
+            return self._say(len(self.session.turns), [*contents, text], settings)
+
+        return self._safely(begin, text, [str(one) for one in pictures if isinstance(one, Path)])
 
     def edit(self, turn: int, text: str, settings: Settings) -> Running:
         """Put another text in the place of an earlier message; what came after it goes."""
@@ -171,15 +169,21 @@ class Room:
         return self._safely(begin)
 
     def undo(self) -> str:
-        """Take back the last message and its answer; returns its text. Raises `UserError` while one is running."""
+        """Take back the last message and its answer; returns its text. Text and pictures are then `unsent`.
+
+        Raises `UserError` while an answer is running.
+        """
         with self._alone():
             if not self.session.turns:
                 return ""
-            message = self.session.undo()
-            self.note = self.unsent = ""
+            message = self.session.turns[-1].message
+            self.unsent_files = [self.files.keep_png(part.png) for part in message if isinstance(part, SentPicture)]
+            self.unsent = " ".join(part for part in message if isinstance(part, str))
+            self.session.undo()
+            self.note = ""
             self.refresh()
             self._save()
-        return " ".join(part for part in message if isinstance(part, str))
+        return self.unsent
 
     def stop(self) -> None:
         """End the answer under way, at its next event."""
@@ -188,12 +192,10 @@ class Room:
     def switch(self, model: str) -> None:
         """Go on with another model. Raises `UserError` if it cannot be loaded; all then stays as it was."""
         with self._alone():
-            backbone = self.menu.agent(model).backbone
-            saved = (self.folder / CONVERSATION_FILE).is_file()
+            session = self._session(model)
+            turns = shown_turns(session, self.turns, self.files)
             self.session.release()
-            self.session = load_conversation(backbone, self.folder) if saved else ChatSession(backbone)
-            self.model = model
-            self.refresh()
+            self.session, self.turns, self.model = session, turns, model
 
     def guide(self) -> EditableGuide | None:
         """The current guide, if there is one."""
@@ -211,12 +213,12 @@ class Room:
         editable = self.guide()
         return [] if editable is None else self._ticks.of(editable)
 
-    def tick(self, done: Sequence[str]) -> None:
-        """Just these steps of the guide that is shown are done. Raises `UserError` if that cannot be kept."""
+    def tick(self, line: str, done: bool) -> None:
+        """This step of the guide that is shown is done, or is not. Raises `UserError` if that cannot be kept."""
         editable = self._guide[1] if self.busy and self._guide is not None else self.guide()
         if editable is None or self.deleted:
             return
-        self._ticks.put(editable, done)
+        self._ticks.put(editable, line, done)
         # What is built from is in use, and is what a reload comes back to.
         with suppress(OSError):
             os.utime(self.folder / CONVERSATION_FILE)
@@ -230,12 +232,20 @@ class Room:
         if self._downloads is None or self._downloads[0] is not stream or not self._downloads[1].is_dir():
             folder = self.files.new_folder()
             editable.save(folder, formats=FORMATS)
+            if self._downloads is not None:
+                self.files.drop(str(self._downloads[1] / "guide.json"))
             self._downloads = stream, folder
         return {kind: self._downloads[1] / f"guide.{kind}" for kind in FORMATS}
 
     def refresh(self) -> None:
         """Make what is shown out of the session; pictures that are shown already, and are still there, stay."""
         self.turns = shown_turns(self.session, self.turns, self.files)
+
+    def _session(self, model: str) -> ChatSession:
+        """The conversation as it is saved, or an empty one, with a model of the menu."""
+        backbone = self.menu.backbone(model)
+        saved = (self.folder / CONVERSATION_FILE).is_file()
+        return load_conversation(backbone, self.folder) if saved else ChatSession(backbone)
 
     def _keep(self, image: Image.Image) -> str:
         path = self.files.keep(image)
@@ -269,7 +279,9 @@ class Room:
             if not begun or len(self.session.turns) <= turn:
                 self.session.turns, self.session.actions, self.turns = kept
             else:
-                self.unsent = ""
+                for path in self.unsent_files:
+                    Path(path).unlink(missing_ok=True)
+                self.unsent, self.unsent_files = "", []
 
     def _answer(self, answer: Answer, shown: ShownTurn, begin: Begin) -> Running:
         """Wait in line, run, show."""
@@ -295,14 +307,14 @@ class Room:
                 if answer.reason != "stop":
                     self.session.release()
 
-    def _safely(self, begin: Callable[[], Running], text: str = "") -> Running:
+    def _safely(self, begin: Callable[[], Running], text: str = "", files: Sequence[str] = ()) -> Running:
         """Run an action alone in this room; what goes wrong is said in the chat, and the room stays usable.
 
-        text: what the visitor typed for it, kept in `unsent` until an answer to it is in the conversation.
+        text, files: what the visitor sends, `unsent` until an answer to it is in the conversation.
         """
         with self._alone():
             self._cancel = threading.Event()
-            self.note, self.unsent = "", text
+            self.note, self.unsent, self.unsent_files = "", text, list(files)
             shown = {part.path for turn in self.turns for part in turn.parts if isinstance(part, Picture)}
             for path in self._made:
                 if path not in shown:
@@ -312,14 +324,17 @@ class Room:
                 with closing(begin()) as running:
                     yield from running
             except Exception as error:  # Said to the visitor, logged for the host; the server lives on.
-                self.note = told(error)
+                self.note = f"Not done: {self._told(error)}."
             finally:
-                try:
-                    self.refresh()
-                    self._save()
-                except UserError as error:
-                    self.note = told(error)
+                for keep in (self.refresh, self._save):
+                    try:
+                        keep()
+                    except Exception as error:  # As above.
+                        self.note = f"Not kept: {self._told(error)}."
         yield
+
+    def _told(self, error: Exception) -> str:
+        return told(error, self.folder, self.files.folder)
 
     def _save(self) -> None:
         if self.deleted or not (self.session.turns or self.folder.exists()):
@@ -327,6 +342,7 @@ class Room:
         self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         save_conversation(self.session, self.folder)
         self._ticks.keep(len(self.session.turns))
+        self._on_saved()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -336,14 +352,3 @@ class Room:
             yield
         finally:
             self._busy.release()
-
-
-def told(error: Exception) -> str:
-    """What went wrong, for the visitor: a sentence without this machine's paths or a traceback."""
-    if isinstance(error, UserError | GuideError):
-        line = " ".join(str(error).split())
-        return f"Not done: {line}."
-    log.error("an answer failed", exc_info=error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return "There was not enough memory for this answer. Begin a new conversation, or try again later."
-    return f"Something went wrong in the model ({type(error).__name__}); the conversation is as it was. Try again."

@@ -39,11 +39,11 @@ def shown_turns(session: ChatSession, known: Sequence[ShownTurn], files: ServedF
 
 
 def sent(message: Sequence[Part], files: ServedFiles) -> list[Shown]:
-    """A visitor's message."""
-    return [
-        Words(part) if isinstance(part, str) else Picture(files.keep_png(part.png), "A picture that you sent")
-        for part in message
-    ]
+    """A visitor's message, its words first: Gradio offers to edit a message that ends with words, and cannot where it
+    holds a picture."""
+    words = [Words(part) for part in message if isinstance(part, str)]
+    photos = [part for part in message if not isinstance(part, str)]
+    return [*words, *(Picture(files.keep_png(part.png), "A picture that you sent") for part in photos)]
 
 
 def _answer(session: ChatSession, turn: Turn, known: Sequence[Picture], files: ServedFiles) -> list[Shown]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+import threading
 from pathlib import Path
 
 from vlm.errors import UserError
@@ -28,22 +28,30 @@ class Ticks:
     def __init__(self, folder: Path) -> None:
         self._path = folder / TICKS_FILE
         self._done: dict[int, list[str]] = _read(self._path)
+        self._changing = threading.Lock()
 
     def of(self, editable: EditableGuide) -> list[str]:
         """The ticked ones among the lines of a guide."""
         done = self._done.get(editable.turn, [])
         return [line for line in lines(editable.guide) if line in done]
 
-    def put(self, editable: EditableGuide, done: Collection[str]) -> None:
-        """Just these lines of a guide are done; what is no line of it is left out. Raises `UserError`."""
-        self._done[editable.turn] = [line for line in lines(editable.guide) if line in done]
-        self._write()
+    def put(self, editable: EditableGuide, line: str, done: bool) -> None:
+        """One line of a guide is done, or is not; nothing happens if it is no line of it. Raises `UserError`.
+
+        One at a time, so that tabs which know nothing of one another's ticks take none away.
+        """
+        with self._changing:
+            others = {*self._done.get(editable.turn, [])} - {line}
+            ticked = others | {line} if done else others
+            self._done[editable.turn] = [one for one in lines(editable.guide) if one in ticked]
+            self._write()
 
     def keep(self, turns: int) -> None:
         """Forget what is ticked in turns that are no longer there, from number `turns` on. Raises `UserError`."""
-        if any(turn >= turns for turn in self._done):
-            self._done = {turn: done for turn, done in self._done.items() if turn < turns}
-            self._write()
+        with self._changing:
+            if any(turn >= turns for turn in self._done):
+                self._done = {turn: done for turn, done in self._done.items() if turn < turns}
+                self._write()
 
     def _write(self) -> None:
         # A folder that is gone, its conversation deleted, is not brought back.

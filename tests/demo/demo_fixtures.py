@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from adapter_fixtures import stored
 from agent_fixtures import GUIDE, script, tiny_agent
 
+from adapters.lora import LoraSettings
+from adapters.registry import Adapters
 from demo.line import Line
 from demo.menu import ModelMenu
-from demo.room import Room, Settings
+from demo.room import Room
 from demo.rooms import Rooms
+from demo.settings import Settings
+from vlm.agent import ChatAgent
 
 VISITOR, OTHER = "a" * 32, "b" * 32
 NAME = "c" * 32
@@ -46,8 +52,21 @@ def contents(paths: list[str]) -> list[bytes]:
     return [Path(path).read_bytes() for path in paths]
 
 
+def adapted_menu() -> ModelMenu:
+    """The model of `tiny_rooms` with an adapter that changes every place, and another of other settings without."""
+    plain = tiny_agent()
+    adapters = Adapters(plain.model, plain.fingerprint)
+    places = LoraSettings(("text", "image", "residual"), rank=3, alpha=6.0)
+    adapters.add(stored(plain.model, places, base=plain.fingerprint), "style")
+    backbone = replace(plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker)
+    agents = {"one": ChatAgent(backbone, seed=plain.seed), "two": tiny_agent(seed=1, guidance=4.0, residual_steps=5)}
+    return ModelMenu({name: lambda agent=agent: agent for name, agent in agents.items()}, {"one": adapters.names})
+
+
 @contextmanager
-def served(root: Path, pause: float = 0.0, answer: str = GUIDE, **options) -> Iterator[str]:
+def served(
+    root: Path, model: ChatAgent | ModelMenu | None = None, pause: float = 0.0, answer: str = GUIDE, **options
+) -> Iterator[str]:
     """The address of a demo that says `answer` to everything; pause: seconds that each picture's scale takes longer."""
     import vlm.generate
     from demo.app import build_app
@@ -62,7 +81,7 @@ def served(root: Path, pause: float = 0.0, answer: str = GUIDE, **options) -> It
     with pytest.MonkeyPatch.context() as patch:
         script(patch, answer)
         patch.setattr("vlm.generate._decode", slow)
-        app = build_app(tiny_agent(), root, **options)
+        app = build_app(model or tiny_agent(), root, **options)
         try:
             yield launch(app, wait=False, root=root)
         finally:

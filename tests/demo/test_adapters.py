@@ -6,17 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from adapter_fixtures import stored
-from agent_fixtures import GUIDE, script, tiny_agent
-from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, contents, pictures, run, tiny_rooms, words
+from agent_fixtures import GUIDE, script
+from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, adapted_menu, contents, pictures, run, tiny_rooms, words
 
-from adapters.lora import LoraSettings
-from adapters.registry import Adapters
 from demo.line import Line
-from demo.menu import ModelMenu
 from demo.room import Room
 from demo.rooms import Rooms
-from vlm.agent import ChatAgent
 
 STYLED = replace(QUICK, adapter="style")
 
@@ -25,13 +20,7 @@ STYLED = replace(QUICK, adapter="style")
 def adapted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rooms:
     """Rooms over the model of `tiny_rooms`, with an adapter that changes every place."""
     script(monkeypatch, GUIDE)
-    plain = tiny_agent()
-    adapters = Adapters(plain.model, plain.fingerprint)
-    places = LoraSettings(("text", "image", "residual"), rank=3, alpha=6.0)
-    adapters.add(stored(plain.model, places, base=plain.fingerprint), "style")
-    backbone = replace(plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker)
-    menu = ModelMenu.of(ChatAgent(backbone, seed=plain.seed), adapters=adapters.names)
-    return Rooms(tmp_path / "adapted", menu, Line())
+    return Rooms(tmp_path / "adapted", adapted_menu(), Line())
 
 
 def drawn(room: Room) -> list[bytes]:

@@ -6,9 +6,10 @@ import pytest
 from demo_fixtures import ASK, NAME, QUICK, VISITOR, pictures, run, words
 from picture_files import animation, encoded, gradient, huge_png
 
-from demo.room import Settings
 from demo.rooms import Rooms
+from demo.settings import Settings
 from vlm.errors import UserError
+from vlm.message import MAX_PICTURES, check_message
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,17 @@ def test_a_message_that_cannot_be_answered_is_told_and_given_back(rooms: Rooms, 
     run(room, room.say(text, [], QUICK))
     assert told in words(room.messages()[-1])
     assert room.session.turns == [] and room.unsent == text
+
+
+def test_pictures_are_counted_before_any_is_decoded(rooms: Rooms):
+    many = [b"just words"] * (MAX_PICTURES + 1)
+    with pytest.raises(UserError, match=f"{MAX_PICTURES + 1} pictures"):
+        check_message(many)
+    with pytest.raises(UserError, match="no picture that can be read"):
+        check_message(many[1:])
+    room = rooms.room(VISITOR, NAME)
+    run(room, room.say("What are these?", many, QUICK))
+    assert f"{MAX_PICTURES + 1} pictures" in words(room.messages()[-1])
 
 
 def test_a_picture_is_sent_with_the_question_and_shown(rooms: Rooms):

@@ -8,6 +8,7 @@ import pytest
 from agent_fixtures import script
 from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, contents, pictures, run, tiny_rooms, words
 
+from demo.room import Room
 from demo.ticks import TICKS_FILE
 from vlm.guide import PICTURE
 
@@ -80,17 +81,23 @@ def test_an_answer_without_pictures_has_no_guide(tmp_path: Path, monkeypatch: py
 LINES = ["1. Attach leg 1.", "2. Attach leg 2."]
 
 
+def tick_all(room: Room) -> None:
+    for line in LINES:
+        room.tick(line, True)
+
+
 def test_ticks_come_back_after_a_restart(room, tmp_path: Path):
-    room.tick([LINES[1], "3. No step."])
+    room.tick(LINES[1], True)
+    room.tick("3. No step.", True)
     assert room.ticked() == [LINES[1]], "only what is a step"
     back = tiny_rooms(tmp_path).room(VISITOR, NAME)
     assert back.ticked() == [LINES[1]]
-    back.tick([])
+    back.tick(LINES[1], False)
     assert tiny_rooms(tmp_path).room(VISITOR, NAME).ticked() == []
 
 
 def test_a_redrawn_step_stays_ticked_and_a_reworded_one_does_not(room, tmp_path: Path):
-    room.tick(LINES)
+    tick_all(room)
     run(room, room.redraw(1, QUICK))
     assert room.ticked() == LINES
     run(room, room.redraw(1, QUICK, text="Lay the seat down."))
@@ -99,10 +106,10 @@ def test_a_redrawn_step_stays_ticked_and_a_reworded_one_does_not(room, tmp_path:
 
 
 def test_each_guide_and_each_conversation_has_ticks_of_its_own(rooms, room):
-    room.tick(LINES[:1])
+    room.tick(LINES[0], True)
     run(room, room.say("And another?", [], QUICK))
     assert room.ticked() == [], "another guide, though it reads the same"
-    room.tick(LINES[1:])
+    room.tick(LINES[1], True)
     room.undo()
     assert room.ticked() == LINES[:1]
     run(room, room.say("And another?", [], QUICK))
@@ -119,7 +126,7 @@ def test_ticking_works_while_a_step_is_drawn_and_moves_the_conversation_up(rooms
     assert room.ticked() == []
     running = room.redraw(1, QUICK)
     next(running)
-    room.tick(LINES[1:])
+    room.tick(LINES[1], True)
     for _ in running:
         pass
     assert room.ticked() == LINES[1:] and rooms.enter(VISITOR) == NAME
@@ -127,16 +134,16 @@ def test_ticking_works_while_a_step_is_drawn_and_moves_the_conversation_up(rooms
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"x": []}', '{"0": 3}', "[" * 100_000])
 def test_a_damaged_file_of_ticks_is_as_good_as_none(room, tmp_path: Path, content: str):
-    room.tick(LINES)
+    tick_all(room)
     (room.folder / TICKS_FILE).write_text(content)
     back = tiny_rooms(tmp_path).room(VISITOR, NAME)
     assert back.ticked() == [] and len(back.messages()) == 2
-    back.tick(LINES)
+    tick_all(back)
     assert tiny_rooms(tmp_path).room(VISITOR, NAME).ticked() == LINES
 
 
 def test_a_tick_does_not_bring_a_deleted_conversation_back(rooms, room):
     assert room.ticked() == []
     rooms.delete(VISITOR, NAME)
-    room.tick(LINES)
+    tick_all(room)
     assert not room.folder.exists()

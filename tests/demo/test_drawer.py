@@ -11,8 +11,8 @@ from stream_fixtures import model, processor
 
 from demo.line import Line
 from demo.menu import ModelMenu
-from demo.room import Settings
 from demo.rooms import Rooms
+from demo.settings import Settings
 from vlm.agent import agent_of
 
 
