@@ -44,14 +44,15 @@ def browser() -> Iterator[object]:
 @pytest.fixture
 def visit(browser, address: str):
     """Opens pages, each of a visitor of its own; afterwards none may have complained, or asked another host."""
-    contexts, faults = [], []
+    contexts, faults, visited = [], [], [address]
 
     def watch(page) -> None:
         page.on("console", lambda said: said.type == "error" and faults.append(said.text))
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: _stranger(asked.url, address) and faults.append(asked.url))
+        page.on("request", lambda asked: _stranger(asked.url, visited) and faults.append(asked.url))
 
     def opened(url: str = address, **options):
+        visited.append(url)
         context = browser.new_context(**options)
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
@@ -69,8 +70,8 @@ def visit(browser, address: str):
     assert faults == []
 
 
-def _stranger(url: str, address: str) -> bool:
-    return not url.startswith((address, "data:", "blob:"))
+def _stranger(url: str, visited: list[str]) -> bool:
+    return not url.startswith((*visited, "data:", "blob:"))
 
 
 def ask(page, text: str = ASK) -> None:
