@@ -36,6 +36,12 @@ def test_text_that_comes_without_a_pause_is_handed_on_while_it_comes():
     list(batches)
 
 
+def test_text_that_is_due_does_not_wait_for_the_queue_to_be_empty(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("demo.worker.PAUSE", 0.0)
+    given = [TextDelta("a"), TextDelta("b"), TextDelta("c"), ImageStarted(0, 1)]
+    assert list(in_thread((event for event in given), threading.Event())) == [[event] for event in given]
+
+
 def test_an_error_is_raised_after_what_came_before_it():
     def running():
         yield TextDelta("a")
