@@ -197,7 +197,7 @@ class AdaptTask:
         """Write the adapter, with the weights that were best on the held-out examples."""
         history = _history(folder)
         chosen = min(history, key=lambda one: _or_infinite(one["total"]), default={"step": 0})
-        best = best_file(folder, chosen["step"])
+        best = best_file(folder, int(chosen["step"]))
         if not best.is_file():
             raise UserError(
                 f"the run in {folder} came to no validation with a finite loss, so there is no adapter; train longer, "

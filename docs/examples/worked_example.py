@@ -14,6 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
@@ -30,16 +31,21 @@ from vlm.bundle import fingerprint, load_bundle
 FIGURES = Path(__file__).parents[1] / "figures" / "adapters.json"
 
 
-def prepare(kind: str, folder: Path, guides: int, minutes: float) -> Path:
-    """The adapter that learns from so many manuals; made only where it is not there."""
+def prepare(kind: str, folder: Path, guides: int, minutes: float) -> tuple[Path, float | None]:
+    """The adapter that learns from so many manuals, and the minutes that its command took from start to end.
+
+    Made only where it is not there; None for the minutes then.
+    """
     data = folder / f"{kind}-{guides}"
     adapter = folder / f"{data.name}-adapter"
     if not (data / "world.json").exists():
         make(kind, data, guides)
-    if not adapter.exists():
-        words = ["adapt", "train", str(data), "-o", str(adapter), "--minutes", str(minutes)]
-        subprocess.run([sys.executable, "-m", "vlm", *words, "--validate-every", "60"], check=True)
-    return adapter
+    if adapter.exists():
+        return adapter, None
+    words = ["adapt", "train", str(data), "-o", str(adapter), "--minutes", str(minutes)]
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "vlm", *words, "--validate-every", "60"], check=True)
+    return adapter, (time.monotonic() - started) / 60
 
 
 def forgetting(registry: Adapters, name: str, processor: Any, never: dict[str, float], limit: int) -> dict[str, float]:
@@ -96,13 +102,14 @@ def main() -> None:
         highest = ceiling(kind, model, processor, limit)
     for guides in arguments.guides:
         with known():
-            adapter = prepare(kind, folder, guides, arguments.minutes)
+            adapter, whole = prepare(kind, folder, guides, arguments.minutes)
             name = registry.load(adapter)
             after, shown_after = judged(kind, registry.model_for(name), processor, limit)
             sheet(kind, shown_before, shown_after, processor.resolution, folder / f"{kind}-{guides}.png")
         found: dict[str, Any] = {f"before.{key}": value for key, value in before.items()}
         found |= {f"after.{key}": value for key, value in after.items()} | {"ceiling": highest}
         found |= forgetting(registry, name, processor, never, arguments.own_limit)
+        found |= {} if whole is None else {"minutes_in_all": whole}
         keep(f"{kind}-{guides}", found | training(registry, name, adapter) | {"guides": guides})
         registry.unload(name)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from PIL import Image
@@ -20,6 +22,7 @@ from vlm.stream import Conversation  # noqa: E402
 from vlm.training.loop import TrainSettings  # noqa: E402
 
 BASE = "0123456789abcdef"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 QUICK = TrainSettings(
     steps=4, batch_size=2, learning_rate=1e-2, warmup=1, precision="no", device="cpu", log_every=1, validate_every=100,
     weight_decay=0.0,
@@ -105,3 +108,12 @@ def kept(built: HartVLM) -> dict[str, torch.Tensor]:
 
 __all__ = ["BASE", "MANUAL", "QUICK", "kept", "manual", "model", "picture_file", "processor", "rows_file", "same",
            "stored", "streams"]  # fmt: skip
+
+
+def example_script(name: str) -> ModuleType:
+    """A script of docs/examples as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
-from pathlib import Path
-
 import pytest
+from adapter_fixtures import example_script
 from PIL import Image
 
 from adapters.importers import load_examples
@@ -17,19 +13,10 @@ from vlm.flatpack.product import FAMILIES
 from vlm.flatpack.reading import wrong_words
 from vlm.guide import PICTURE, parse_guide
 
-FOLDER = Path(__file__).parents[2] / "docs" / "examples"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 @pytest.fixture(scope="module")
 def manuals():
-    module = script("manuals")
+    module = example_script("manuals")
     assert "pedestal" not in FAMILIES  # no part of the package
     with module.pedestals_known():
         yield module
@@ -71,24 +58,3 @@ def test_every_pedestal_can_be_drawn_and_told_apart(manuals):
         assert len(pictures) == 4
         seen[product] = pictures[-1].tobytes()
     assert len(set(seen.values())) == len(seen) > 10
-
-
-def test_the_whole_example_runs_and_keeps_its_figures(tmp_path, monkeypatch):
-    """With the bundled model, a few seconds of training and one product of each kind: how true is not looked at."""
-    monkeypatch.syspath_prepend(FOLDER)
-    example = script("worked_example")
-    monkeypatch.setattr(example, "FIGURES", tmp_path / "figures.json")
-    (tmp_path / "figures.json").write_text(json.dumps({"drafting-200": {"guides": 200}}))
-    words = ["pedestal", tmp_path / "run", "--guides", 3, "--minutes", 0.03, "--limit", 1, "--own-limit", 1]
-    monkeypatch.setattr(sys, "argv", ["worked_example.py", *map(str, words)])
-    example.main()
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures.pop("drafting-200") == {"guides": 200}
-    told = figures["pedestal-3"]
-    assert told["guides"] == 3 and told["steps"] >= 1 and 0 < told["megabytes"] < 10
-    assert all(value == 0 for key, value in told.items() if key.startswith("forgotten.off."))
-    assert {f"{when}.{key}" for when in ("before", "after") for key in ("picture.truth", "text.exact")} <= set(told)
-    assert (tmp_path / "run" / "pedestal-3.png").is_file()
-    # An adapter that is whole is not trained again.
-    monkeypatch.setattr(example.subprocess, "run", None)
-    assert example.prepare("pedestal", tmp_path / "run", 3, 1.0) == tmp_path / "run" / "pedestal-3-adapter"
