@@ -24,7 +24,7 @@ class TokenizerLossWeights:
     commitment pulls the latent to its codes, codebook the residual convolutions to the latent (every scale).
     latent_noise: standard deviation of the noise on continuous latents, relative to their root mean square;
     it teaches the decoder to forgive small errors of a sampled residual. discrete_share: part of the batch
-    decoded from codes. hold: of :func:`widening_loss`.
+    decoded from codes.
     """
 
     absolute: float = 1.0
@@ -36,7 +36,6 @@ class TokenizerLossWeights:
     codebook: float = 0.5
     latent_noise: float = 0.05
     discrete_share: float = 0.5
-    hold: float = 10.0
 
 
 def tokenizer_loss(
@@ -97,40 +96,6 @@ def decoder_loss(
         latent = model.encode_latent(image)
         codes_latent = model.quantizer.trace(latent).accumulated[-1]
     parts, metrics = _decoded_parts(model, image, codes_latent, latent, generator, weights)
-    loss = _weighted(parts, weights)
-    return loss, metrics | {name: float(value.detach()) for name, value in parts.items()} | {
-        "loss": float(loss.detach())
-    }
-
-
-def widening_loss(
-    model: HybridTokenizer,
-    image: Tensor,
-    held: Tensor,
-    frozen: HybridTokenizer,
-    *,
-    generator: torch.Generator,
-    weights: TokenizerLossWeights | None = None,
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of encoder and decoder under a fixed quantiser: other pictures are learnt, those that are held keep
-    their latents, and so nearly all their codes.
-
-    held: (B,) bool; frozen: the tokenizer as it was. ``hold`` is the mean square by which held latents have moved, in
-    parts of theirs. Otherwise as :func:`decoder_loss`.
-    """
-    if image.shape[0] < 2:
-        raise ValueError(f"expected at least two pictures, one per decoding, got {image.shape[0]}")
-    weights = weights or TokenizerLossWeights()
-    latent = model.encode_latent(image)
-    codes_latent = model.quantizer.trace(latent).accumulated[-1].detach()
-    parts, metrics = _decoded_parts(
-        model, image, codes_latent + (latent - latent.detach()), latent, generator, weights
-    )
-    parts["commitment"] = F.mse_loss(latent, codes_latent)
-    if bool(held.any()):
-        with torch.no_grad():
-            before = frozen.encode_latent(image[held])
-        parts["hold"] = F.mse_loss(latent[held], before) / before.square().mean()
     loss = _weighted(parts, weights)
     return loss, metrics | {name: float(value.detach()) for name, value in parts.items()} | {
         "loss": float(loss.detach())

@@ -18,7 +18,6 @@ from vlm.bundle import fingerprint
 from vlm.card import write_card
 from vlm.checksums import verify_checksums
 from vlm.errors import UserError
-from vlm.pictures import to_tensor
 from vlm.training.conversations import world_text
 from vlm.training.loop import TrainSettings, rate_at, read_runs, train
 from vlm.training.model import WIDER, MixSettings, ModelSettings, ModelTask, TowerSettings
@@ -317,28 +316,3 @@ def test_training_the_decoder_alone_leaves_codes_as_they_are(tiny_tokenizer, tmp
     before, after = load_tokenizer(tiny_tokenizer).state_dict(), load_tokenizer(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder"}
-
-
-def test_widening_trains_the_encoder_and_holds_the_house_style(tiny_tokenizer, tmp_path):
-    usual = TokenizerSettings(
-        decoder_of=str(tiny_tokenizer), widen=True, other_styles=0.5, workers=0, train=replace(QUICK, steps=12)
-    )
-    loose = replace(usual, weights=replace(usual.weights, hold=0.0))
-    images = to_tensor([picture(number, TINY.resolution, 0.0, 5) for number in range(8)])
-    before = load_tokenizer(tiny_tokenizer)
-    moved = {}
-    for name, settings in (("held", usual), ("loose", loose)):
-        task = TokenizerTask(settings)
-        train(task, settings.train, tmp_path / name)
-        after = load_tokenizer(tmp_path / name)
-        old, new = before.state_dict(), after.state_dict()
-        changed = {key.split(".")[0] for key in old if not torch.equal(old[key], new[key])}
-        assert changed == {"encoder", "decoder"}
-        with torch.no_grad():
-            moved[name] = float((after.encode_latent(images) - before.encode_latent(images)).square().mean())
-    assert 0 < moved["held"] < 0.5 * moved["loose"]
-
-
-def test_widening_needs_a_tokenizer_to_widen():
-    with pytest.raises(ValueError, match="widen needs decoder_of"):
-        TokenizerSettings(widen=True)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from hart.codebook import CodebookTracker
-from hart.losses import TokenizerLossWeights, decoder_loss, tokenizer_loss, widening_loss
+from hart.losses import TokenizerLossWeights, decoder_loss, tokenizer_loss
 from hart.tokenizer import HybridTokenizer, TokenizerConfig
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import sample_product
 from vlm.flatpack.render import render
-from vlm.flatpack.style import HOUSE, Style, random_style
+from vlm.flatpack.style import HOUSE, random_style
 from vlm.pictures import psnr, to_images, to_tensor
 from vlm.settings import differences, without_paths
 from vlm.training.loop import TrainSettings, read_runs
@@ -36,8 +36,7 @@ class TokenizerSettings:
     """A tokenizer training run: architecture, loss weights, data, loop.
 
     other_styles: share of random styles. decoder_of: folder of a trained tokenizer whose decoder alone is trained
-    further, so that models over its codes stay valid; "" trains everything anew. widen: train its encoder too, on the
-    random styles; the latents of the house style are held where they were.
+    further, so that models over its codes stay valid; "" trains everything anew.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -45,51 +44,36 @@ class TokenizerSettings:
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
     other_styles: float = 0.25
     decoder_of: str = ""
-    widen: bool = False
     workers: int = 1
-
-    def __post_init__(self) -> None:
-        if self.widen and not self.decoder_of:
-            raise ValueError("widen needs decoder_of, the tokenizer that is to carry more styles")
 
 
 def picture(number: int, size: int, other_styles: float, seed: int, split: str = "train") -> Image.Image:
     """Training picture `number`: a random step of a random product, in the house style or a random one."""
-    return _picture_and_style(number, size, other_styles, seed, split)[0]
-
-
-def _picture_and_style(
-    number: int, size: int, other_styles: float, seed: int, split: str = "train"
-) -> tuple[Image.Image, Style]:
     rng = random.Random(f"{seed}:{number}:{split}")
     product = sample_product(rng, split)
     step = rng.randrange(len(stages(product)) + 1)
     style = random_style(rng) if rng.random() < other_styles else HOUSE
-    return render(product, step, size, style), style
+    return render(product, step, size, style)
 
 
 class _Pictures(IterableDataset):
-    """Batches from batch number `start` on: uint8 pictures, and which are in the house style."""
+    """Batches of uint8 pictures from batch number `start` on."""
 
     def __init__(self, settings: TokenizerSettings, start: int, batch_size: int, rank: int, world: int) -> None:
         self.settings, self.start, self.batch_size, self.rank, self.world = settings, start, batch_size, rank, world
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Tensor]:
         config = self.settings
         info = torch.utils.data.get_worker_info()
         first, stride = (info.id, info.num_workers) if info else (0, 1)
         batch = self.start + first
         while True:
             base = (batch * self.world + self.rank) * self.batch_size
-            images, styles = zip(
-                *(
-                    _picture_and_style(base + i, config.tokenizer.resolution, config.other_styles, config.train.seed)
-                    for i in range(self.batch_size)
-                ),
-                strict=True,
-            )
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-            yield pixels, torch.tensor([style == HOUSE for style in styles])
+            images = [
+                picture(base + i, config.tokenizer.resolution, config.other_styles, config.train.seed)
+                for i in range(self.batch_size)
+            ]
+            yield torch.from_numpy(np.stack([np.asarray(image) for image in images]))
             batch += stride
 
 
@@ -116,9 +100,6 @@ class TokenizerTask:
             self.module.tokenizer.load_state_dict(initial.state_dict())
             self.module.requires_grad_(False)
             self.module.tokenizer.decoder.requires_grad_(True)
-            if settings.widen:
-                self.module.tokenizer.encoder.requires_grad_(True)
-                self._frozen = initial.requires_grad_(False)
         else:
             self.module = TrainedTokenizer(config)
 
@@ -146,26 +127,20 @@ class TokenizerTask:
         )
 
     def loss(
-        self, module: nn.Module, batch: tuple[Tensor, Tensor], generator: torch.Generator, progress: float
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, TrainedTokenizer)
         tokenizer, codebook = module.tokenizer, module.codebook
         device = next(tokenizer.parameters()).device
-        pixels, house = batch
-        image = pixels.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        image = image.contiguous(memory_format=torch.channels_last)
-        weights = self.settings.weights
-        if self.settings.widen:
-            frozen = self._frozen.to(device)
-            return widening_loss(tokenizer, image, house.to(device), frozen, generator=generator, weights=weights)
+        image = (batch.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         if self.settings.decoder_of:
-            return decoder_loss(tokenizer, image, generator=generator, weights=weights)
+            return decoder_loss(tokenizer, image, generator=generator, weights=self.settings.weights)
         return tokenizer_loss(
             tokenizer,
             image,
             codebook=codebook,
             generator=generator,
-            weights=weights,
+            weights=self.settings.weights,
             revive=progress < 0.9,
         )
 
