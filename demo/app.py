@@ -179,15 +179,15 @@ class _Page:
         text = (box or {}).get("text") or ""
         yield from self._run(visitor, name, model, lambda room: room.say(text, pictures, settings(*chosen)))
 
-    def _example(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.SelectData) -> Stream:
+    def _example(self, data: gr.SelectData, visitor: str, name: str, model: str, *chosen: Any) -> Stream:
         text = str(data.value["text"])
         yield from self._run(visitor, name, model, lambda room: room.say(text, [], settings(*chosen)))
 
-    def _retry(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.RetryData) -> Stream:
+    def _retry(self, data: gr.RetryData, visitor: str, name: str, model: str, *chosen: Any) -> Stream:
         turn = _turn(data.index)
         yield from self._run(visitor, name, model, lambda room: room.retry(turn, settings(*chosen)))
 
-    def _edit_message(self, visitor: str, name: str, model: str, *chosen: Any, data: gr.EditData) -> Stream:
+    def _edit_message(self, data: gr.EditData, visitor: str, name: str, model: str, *chosen: Any) -> Stream:
         turn, text = _turn(data.index), typed(str(data.value))
         yield from self._run(visitor, name, model, lambda room: room.edit(turn, text, settings(*chosen)))
 

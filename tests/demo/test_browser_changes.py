@@ -86,7 +86,7 @@ def test_a_message_is_edited_taken_back_and_cleared(visit):
     press(page, "Undo")
     expect(page.locator("#chat .user")).to_have_count(0)
     expect(page.locator("#box textarea")).to_have_value("Wow! A bench?")
-    page.keyboard.press("Enter")
+    page.locator("#box textarea").press("Enter")
     page.wait_for_selector(STEP_2)
     press(page, "Clear")
     expect(page.locator("#chat .user")).to_have_count(0)
@@ -181,6 +181,7 @@ def test_models_and_adapters_are_switched_without_a_reload(visit, tmp_path: Path
         seed_is(page, 1)
         assert [turn["adapter"] for turn in saved(tmp_path, ASK)["turns"]] == [None, "style"]
         choose("model", "two")
+        page.get_by_text("Advanced", exact=True).click()
         expect(page.locator("#guidance input[type=number]")).to_have_value("4")
         expect(page.locator("#adapter input")).to_have_value("none")
         ask(page, "And with another model?")
