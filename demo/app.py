@@ -112,9 +112,10 @@ class _Page:
                 (self.entered.change, self._follow, where),
             )
         ]
-        for leave in (self.chat.clear, controls.new.click, controls.history.input):
-            # Before the page goes elsewhere: what still came of an answer would be shown in another conversation.
-            leave(None, cancels=running)
+        for one in running:
+            # Before the page goes elsewhere: what still came of an answer would be shown in another conversation. Each
+            # by itself: a list is gone through while the server ends them, and would meet what was begun meanwhile.
+            gr.on([self.chat.clear, controls.new.click, controls.history.input], None, cancels=[one])
         self.chat.undo(self._undo, where, page, **PRIVATE)
         self.box.stop(self._stop, where, None, queue=False, **PRIVATE)
         self.chat.clear(self._begin, where, everything, **PRIVATE)

@@ -61,12 +61,14 @@ class History:
         return self._of(visitor) / name
 
     def entries(self, visitor: str) -> list[Entry]:
-        """The conversations of a visitor, the last used first; damaged ones are left out."""
+        """The conversations of a visitor, the last used first; damaged and empty ones are left out."""
         found = []
         for name in self._names(visitor):
             try:
                 saved = read_saved(self.folder(visitor, name) / CONVERSATION_FILE)
             except UserError:
+                continue
+            if not saved.turns:
                 continue
             words = " ".join(part.text for turn in saved.turns[:1] for part in turn.message if part.text)
             title = " ".join(words.split()) or "A picture"

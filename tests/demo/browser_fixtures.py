@@ -67,7 +67,7 @@ def visit(browser, address: str):
     yield opened
     for context in contexts:
         context.close()
-    assert faults == []
+    assert faults == [], faults
 
 
 def _stranger(url: str, visited: list[str]) -> bool:

@@ -87,7 +87,7 @@ def test_a_message_is_edited_taken_back_and_cleared(visit):
     expect(page.locator("#chat .user")).to_have_count(0)
     expect(page.locator("#box textarea")).to_have_value("Wow! A bench?")
     page.locator("#box textarea").press("Enter")
-    page.wait_for_selector(STEP_2)
+    seed_is(page, 0)
     press(page, "Clear")
     expect(page.locator("#chat .user")).to_have_count(0)
     page.locator("#sidebar .toggle-button").click()
@@ -192,3 +192,4 @@ def test_models_and_adapters_are_switched_without_a_reload(visit, tmp_path: Path
         expect(page.locator("#chat .user")).to_have_count(3)
         page.locator("#sidebar .toggle-button").click()
         expect(page.locator("#model input")).to_have_value("two")
+        page.close()

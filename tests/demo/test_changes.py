@@ -55,9 +55,11 @@ def test_an_edit_that_cannot_be_answered_loses_nothing(room):
     assert len(room.session.turns) == 2 and len(room.session.actions) == 2
 
 
-def test_undo_gives_the_text_back(room):
+def test_undo_gives_the_text_back(rooms, room):
+    assert [entry.title for entry in rooms.entries(VISITOR)] == [ASK]
     assert room.undo() == ASK
     assert room.messages() == [] and room.undo() == ""
+    assert rooms.entries(VISITOR) == [], "there is nothing to come back to"
 
 
 def test_downloads_hold_the_guide_and_follow_its_changes(room):
