@@ -53,7 +53,7 @@ class AdaptSettings:
     """
 
     lora: LoraSettings = field(default_factory=LoraSettings)
-    rehearse: float = 0.25
+    rehearse: float = 0.5
     patience: int = 5
     draft_spans: int = 3
     checkpointing: bool = False

@@ -99,7 +99,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 2e-3,
     rehearse: Annotated[
         float, typer.Option(help="Share of the flatpack world, against forgetting; 0 if the model never knew it.")
-    ] = 0.25,
+    ] = 0.5,
     patience: Annotated[int, typer.Option(help="Stop after so many validations without gain; 0: never.")] = 5,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 100,
     held_out: Share = 0.1,
@@ -167,7 +167,7 @@ def train(
         # The others find in the cache what the first has encoded.
         with processes(settings).main_process_first():
             streams = _encode(found.examples, model, processor, cache)
-            known = rehearsal(min(len(learnt), 200) if rehearse else 0, seed, model, processor, cache)
+            known = rehearsal(min(2 * len(learnt), 400) if rehearse else 0, seed, model, processor, cache)
         material = Material([streams[i] for i in learnt], [streams[i] for i in tested], known)
         about = About(
             base=base,
