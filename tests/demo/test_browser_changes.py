@@ -70,7 +70,7 @@ def test_an_answer_is_drawn_again_and_again_as_it_was(visit):
     expect(page.locator("#seed textarea, #seed input")).to_have_value("0")
 
 
-def test_a_message_is_edited_taken_back_and_cleared(visit):
+def test_a_message_is_edited_taken_back_and_cleared(visit, root: Path):
     page = visit()
     ask(page, "Wow! A stool?")
     page.wait_for_selector(STEP_2)
@@ -81,7 +81,8 @@ def test_a_message_is_edited_taken_back_and_cleared(visit):
     press(page, "Submit")
     expect(page.locator("#chat .user").first).to_contain_text("Wow! A bench?")
     expect(page.locator("#chat .user")).to_have_count(1)
-    page.wait_for_selector(STEP_2)
+    while not saved(root, "Wow! A bench?"):
+        page.wait_for_timeout(100)
     expect(page.locator("#box button.submit-button")).to_be_visible()
     press(page, "Undo")
     expect(page.locator("#chat .user")).to_have_count(0)
@@ -148,9 +149,11 @@ def test_an_earlier_conversation_chosen_in_mid_drawing_stays_chosen(visit, root:
     expect(page.locator("#chat .user").first).to_contain_text("The first?")
     while not saved(root, "The second?"):
         page.wait_for_timeout(100)
-    page.reload()
-    expect(page.locator("#chat .user").first).to_contain_text("The second?")
-    expect(page.locator("#chat")).to_contain_text("Stopped. What was written so far stays.")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("#chat .user").first).to_contain_text("The second?")
+    expect(other.locator("#chat")).to_contain_text("Stopped. What was written so far stays.")
+    expect(page.locator("#chat .user").first).to_contain_text("The first?")
 
 
 def test_what_is_chosen_in_the_drawer_reaches_the_answer(visit, root: Path):
