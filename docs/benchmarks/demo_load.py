@@ -33,8 +33,8 @@ from demo.history import new_token
 from demo.line import Line
 from demo.menu import ModelMenu
 from demo.messages import Words
-from demo.room import Settings
 from demo.rooms import Rooms
+from demo.settings import Settings
 from vlm.agent import load_agent
 from vlm.flatpack.style import COLOURS
 
