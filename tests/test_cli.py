@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,7 +205,7 @@ def test_as_a_process(tmp_path):
 
 
 def interrupt(*arguments: str, after: float, cwd: Path) -> tuple[int, str]:
-    """Ctrl-C, so many seconds after the start; the exit code and what was told on standard error."""
+    """Ctrl-C, so many seconds after the start or at an earlier end; the exit code and what standard error was told."""
     command = [sys.executable, "-c", "print('ready', flush=True); from vlm.__main__ import main; main()", *arguments]
     process = subprocess.Popen(
         command,
@@ -216,7 +218,8 @@ def interrupt(*arguments: str, after: float, cwd: Path) -> tuple[int, str]:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    time.sleep(after)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(after)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
     return process.returncode, told
@@ -235,11 +238,17 @@ def test_ctrl_c_at_any_moment_of_a_guide_leaves_nothing_half_written(tmp_path):
     expected = {path.name: path.read_bytes() for path in (tmp_path / "guide").rglob("*") if path.is_file()}
     rng = random.Random(5)
     codes = []
-    for number in range(8):
-        place = tmp_path / str(number)
+    for number, again in product(range(8), range(3)):
+        if again and codes[-1] == 130:
+            continue
+        place = tmp_path / f"{number}-{again}"
         place.mkdir()
         # One in each eighth of the run: imports, loading, words, pictures, writing.
+        started = time.monotonic()
         code, told = interrupt(*asked, after=whole * (number + rng.random()) / 8, cwd=place)
+        if code == 0:
+            # Other work has ended since the whole was timed: the moment was past the end, take one of the shorter run.
+            whole = min(whole, time.monotonic() - started)
         codes.append(code)
         found = {path.name: path.read_bytes() for path in place.rglob("*") if path.is_file()}
         assert found == (expected if code == 0 else {}), (code, told)
