@@ -12,7 +12,6 @@ from vlm.evaluation.turns import reply, wrong_said
 from vlm.flatpack.dialogue import Turn, change_turn, draw_turn, outside_turn, talk_turn
 from vlm.flatpack.product import Product, sample_product
 from vlm.flatpack.prompts import Prompt, make_prompt, sayable
-from vlm.flatpack.reading import read_product
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.sampling import GenerationOptions
@@ -49,16 +48,13 @@ def talk_faults(
             faults[name] = wrong
 
     def guide(name: str, product: Product, prompt: Prompt) -> Product:
-        """Let a guide be written; the product that its words state, or the one asked for where they state none."""
+        """Let a guide be written; the product that it is of, or the one asked for where its words state none."""
         nonlocal history
         one = judge(model, processor, product, prompt, number, options, history)
         history = one.conversation
         if one.words or not one.structure:
             faults[name] = one.words or [f"{len(one.pictures)} pictures"]
-        if one.guide is None:
-            return product
-        parts = [f"{part.count} x {part.name}" for part in one.guide.parts]
-        return read_product(one.guide.title, parts) or product
+        return one.truth or product
 
     take("talk", talk_turn(rng, sample_product(rng)))
     other = draw_turn(sample_product(rng, "held_out"), rng)
