@@ -75,6 +75,14 @@ class CodebookTracker(nn.Module):
         self.updates.fill_(1)
 
     @torch.no_grad()
+    def adopt(self, quantizer: MultiScaleQuantizer) -> None:
+        """Go on from a codebook that is trained already: every code is as good as one vector at its place."""
+        weight = quantizer.embedding.weight
+        self.counts.fill_(1.0)
+        self.sums.copy_(weight)
+        self.updates.fill_(1)
+
+    @torch.no_grad()
     def update(
         self,
         quantizer: MultiScaleQuantizer,

@@ -225,19 +225,24 @@ def _write(
 @lru_cache(maxsize=4)
 def _paper(style: Style, size: int) -> Image.Image:
     """The empty page."""
-    first, second = np.array(style.background, float), np.array(style.paper_colour, float)
+    page = Image.new("RGB", (size, size), style.background)
+    if style.paper != "plain":
+        page.paste(style.paper_colour, (0, 0, size, size), _paper_weight(style.paper, size))
+    return page
+
+
+@lru_cache(maxsize=8)
+def _paper_weight(paper: str, size: int) -> Image.Image:
+    """How much of the paper's second colour each pixel has, of 255."""
     y, x = np.mgrid[0:size, 0:size] / size
-    if style.paper == "gradient":
+    if paper == "gradient":
         weight = (x + y) / 2
-    elif style.paper == "grid":
+    elif paper == "grid":
         weight = ((x * 16 % 1 < 0.08) | (y * 16 % 1 < 0.08)).astype(float)
-    elif style.paper == "speckle":
+    else:
         weight = np.random.default_rng(0).random((size // 6, size // 6)).repeat(6, 0).repeat(6, 1) * 0.5
         weight = np.pad(weight, (0, size - len(weight)), mode="edge")
-    else:
-        return Image.new("RGB", (size, size), style.background)
-    pixels = first + (second - first) * weight[..., None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    return Image.fromarray((255 * weight).round().astype(np.uint8))
 
 
 def recoloured(shown: Scene, changes: dict[int, str]) -> Scene:

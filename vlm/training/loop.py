@@ -212,6 +212,8 @@ def train(
         # A batch without pictures leaves a whole tower without gradients.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    # Codes are nearest neighbours: encoding in TF32, the default of convolutions on a GPU, would change them.
+    torch.backends.cudnn.allow_tf32 = False
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not resume:
@@ -309,6 +311,8 @@ def train(
             mark, mark_step = now, step
             _report(folder, "train", step, spent, row, accelerator)
         if step % settings.validate_every == 0 or progress_now() >= 1.0:
+            if progress_now() >= 1.0:
+                save()  # what was learnt, before anything that may fail
             if accelerator.is_main_process:
                 module = _averaged_copy(averaged, inner)
                 _report(folder, "validation", step, spent, task.validate(module, folder, step), accelerator)

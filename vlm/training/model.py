@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast
 
+from hart.schedule import ScaleSchedule
 from hart.tokenizer import HybridTokenizer
 from hart.tokens import HybridTokens
-from vlm.batch import collate
+from vlm.batch import StreamBatch, collate
 from vlm.bundle import RECORD_FILE, load_bundle, save_bundle
 from vlm.config import HartVLMConfig
 from vlm.errors import UserError
@@ -29,12 +31,12 @@ from vlm.flatpack.style import HOUSE
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.settings import differences, without_paths
-from vlm.stream import Conversation
+from vlm.stream import RESIDUAL_DTYPE, Conversation
 from vlm.text_tokenizer import train_text_tokenizer
 from vlm.training.cache import ConversationCache, weights_hash
 from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
 from vlm.training.loop import TrainSettings, read_runs
-from vlm.training.tokenizer import load_tokenizer
+from vlm.training.tokenizer import start_tokenizer, tokenizer_runs
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,9 @@ WIDER = {"guide": 1, "words": 4, "talk": 4, "chat": 2}
 class ModelSettings:
     """A model training run.
 
-    tokenizer: folder of a trained image tokenizer; initial: folder of a bundle to start from, whose sizes and text
-    vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text vocabulary;
-    mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
+    tokenizer: folder of a trained image tokenizer, or of a bundle; initial: folder of a bundle to start from, whose
+    sizes and text vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text
+    vocabulary; mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
     draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
     checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness
     (see `HartVLMConfig`); guidance: the default that the bundle is saved with.
@@ -124,28 +126,32 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Conversations of one kind: encoded, if the cache had them, else as samples yet to be."""
+    """Conversations of one kind as rows; pictures are blank where `pixels`, (P, H, W, 3) uint8, are to be encoded.
+
+    streams: the conversations themselves, where they are to be cached.
+    """
 
     kind: str
     name: str
-    samples: list[Sample]
-    encoded: list[Conversation] | None = None
+    rows: StreamBatch
+    pixels: Tensor | None = None
+    streams: tuple[Conversation, ...] = ()
 
 
 class _Batches(IterableDataset):
-    """Batches from number `start` on."""
+    """Batches from number `start` on: text and rows are made here, in the workers; the model encodes the pictures."""
 
     def __init__(
         self,
         settings: ModelSettings,
-        size: int,
+        processor: StreamProcessor,
         cache: ConversationCache | None,
         start: int,
         batch_size: int,
         rank: int,
         world: int,
     ) -> None:
-        self.settings, self.size, self.cache = settings, size, cache
+        self.settings, self.processor, self.cache = settings, processor, cache
         self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
 
     def __iter__(self) -> Iterator[_Batch]:
@@ -159,12 +165,53 @@ class _Batches(IterableDataset):
             kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, mix.shares())[0]
             count = self.batch_size * WIDER[kind]
             name = f"{kind}-{count}-{place:08d}"
-            encoded = self.cache.load(name) if self.cache else None
-            samples = [] if encoded else [
-                conversation_sample(place * count + i, self.size, seed, kind=kind) for i in range(count)
-            ]
-            yield _Batch(kind, name, samples, encoded)
+            generator = torch.Generator().manual_seed(random.Random(f"{seed}:{place}:rows").getrandbits(48))
+            known = self.cache.load(name) if self.cache else None
+            if known:
+                rows = collate(
+                    known, self.processor.config, generator=generator, max_draft_spans=self.settings.draft_spans
+                )
+                yield _Batch(kind, name, rows)
+            else:
+                size = self.processor.resolution
+                samples = [conversation_sample(place * count + i, size, seed, kind=kind) for i in range(count)]
+                made = unencoded(kind, name, samples, self.processor, generator, self.settings.draft_spans)
+                # Tensors cross between processes one file each: only what is needed.
+                yield made if self.cache else replace(made, streams=())
             batch += stride
+
+
+def unencoded(
+    kind: str,
+    name: str,
+    samples: Sequence[Sample],
+    processor: StreamProcessor,
+    generator: torch.Generator,
+    draft_spans: int,
+) -> _Batch:
+    """Samples as a batch whose pictures are yet to be encoded."""
+    config = processor.config
+    schedule = ScaleSchedule(config.scales)
+    blank = {
+        "type": "image",
+        "tokens": HybridTokens.from_flat(
+            torch.zeros(1, config.codes_per_picture, dtype=torch.long),
+            torch.zeros(1, schedule.last**2, config.latent_channels),
+            schedule,
+        ),
+    }
+    streams = []
+    for sample in samples:
+        messages = []
+        for message in sample.messages:
+            content = message["content"]
+            if not isinstance(content, str):
+                content = [part if part["type"] == "text" else blank for part in content]
+            messages.append({"role": message["role"], "content": content})
+        streams.append(processor.encode(messages))
+    rows = collate(streams, config, generator=generator, max_draft_spans=draft_spans)
+    pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
+    return _Batch(kind, name, rows, pixels, tuple(streams))
 
 
 class ModelTask:
@@ -173,14 +220,7 @@ class ModelTask:
     def __init__(self, settings: ModelSettings) -> None:
         torch.manual_seed(settings.train.seed)
         self.settings = settings
-        folder = Path(settings.tokenizer)
-        try:
-            image_tokenizer = load_tokenizer(folder)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"no trained image tokenizer in {folder} ({' '.join(str(error).split())[:200]}); "
-                "run `vlm train tokenizer` first, or set tokenizer=FOLDER"
-            ) from error
+        image_tokenizer = start_tokenizer(Path(settings.tokenizer))
         self.module, self.processor = self._start(image_tokenizer)
         self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
         self.module.checkpointing = settings.checkpointing
@@ -246,7 +286,7 @@ class ModelTask:
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         workers = self.settings.workers
-        data = _Batches(self.settings, self.processor.resolution, self._cache, start, batch_size, rank, world)
+        data = _Batches(self.settings, self.processor, self._cache, start, batch_size, rank, world)
         loader = DataLoader(
             data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, collate_fn=lambda x: x
         )
@@ -256,44 +296,27 @@ class ModelTask:
         self, module: nn.Module, batch: _Batch, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, HartVLM)
-        conversations = batch.encoded
-        if conversations is None:
-            conversations = self._encode(module, batch.samples)
-            if self._cache:
-                self._cache.save(batch.name, conversations)
-        config, spans = module.config, self.settings.draft_spans
-        rows = collate(conversations, config, generator=generator, max_draft_spans=spans).to(module.device)
-        losses = module(rows, generator)
+        losses = module(self._encoded(module, batch), generator)
         metrics = losses.metrics()
         named = {f"{name}_{batch.kind}": value for name, value in metrics.items() if name != "total"}
         if batch.kind == "words":
             named = {name: value for name, value in named.items() if name.startswith("text")}
-        return losses.total, {"total": metrics["total"], "samples": len(conversations), **named}
+        return losses.total, {"total": metrics["total"], "samples": batch.rows.size, **named}
 
-    def _encode(self, module: HartVLM, samples: list[Sample]) -> list[Conversation]:
-        device = module.device
-        counts = [len(sample.pixels) for sample in samples]
-        pixels = torch.cat([torch.from_numpy(sample.pixels) for sample in samples]).to(device)
-        tokens: HybridTokens | None = None
-        if len(pixels):
+    def _encoded(self, module: HartVLM, batch: _Batch) -> StreamBatch:
+        """The batch's rows on the model's device, with the codes and residuals of its pictures."""
+        rows = batch.rows.to(module.device)
+        if batch.pixels is None:
+            return rows
+        if len(batch.pixels):
+            pixels = batch.pixels.to(module.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             # Codes must not depend on the training precision.
-            with torch.autocast(device.type, enabled=False):
-                tokens = module.image_tokenizer.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).to("cpu")
-        conversations, first = [], 0
-        for sample, count in zip(samples, counts, strict=True):
-            pictures = iter(range(first, first + count))
-            first += count
-            messages = []
-            for message in sample.messages:
-                content = message["content"]
-                if not isinstance(content, str):
-                    content = [
-                        part if part["type"] == "text" else {"type": "image", "tokens": _one(tokens, next(pictures))}
-                        for part in content
-                    ]
-                messages.append({"role": message["role"], "content": content})
-            conversations.append(self.processor.encode(messages))
-        return conversations
+            with torch.autocast(module.device.type, enabled=False):
+                tokens = module.image_tokenizer.encode(pixels)
+            rows = replace(rows, codes=tokens.flat_codes(), residuals=tokens.residual.to(RESIDUAL_DTYPE))
+        if self._cache:
+            self._cache.save(batch.name, _filled(batch.streams, rows, module.config.text_vocab_size))
+        return rows
 
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -315,8 +338,10 @@ class ModelTask:
                     conversation_sample(number * count + i, self.processor.resolution, 1234, "held_out", kind)
                     for i in range(count)
                 ]
-                batch = _Batch(kind, "", [], self._encode(module, samples))
-                _, metrics = self.loss(module, batch, torch.Generator().manual_seed(number), 0.0)
+                generator = torch.Generator().manual_seed(number)
+                spans = self.settings.draft_spans
+                batch = unencoded(kind, "", samples, self.processor, generator, spans)
+                _, metrics = self.loss(module, replace(batch, streams=()), generator, 0.0)
                 for key, value in metrics.items():
                     if key not in ("total", "samples"):
                         sums[key] = sums.get(key, 0.0) + value / rounds
@@ -328,7 +353,7 @@ class ModelTask:
         Raises UserError where that tokenizer's codes are not those that the model was trained on.
         """
         assert isinstance(module, HartVLM)
-        current = load_tokenizer(Path(self.settings.tokenizer))
+        current = start_tokenizer(Path(self.settings.tokenizer))
         mine = module.image_tokenizer.state_dict()
         for name, value in current.state_dict().items():
             if not name.startswith("decoder.") and not torch.equal(value, mine[name].cpu()):
@@ -337,7 +362,7 @@ class ModelTask:
                     "set tokenizer=FOLDER to that one"
                 )
         module.image_tokenizer.load_state_dict(current.state_dict())
-        record = {"tokenizer": read_runs(Path(self.settings.tokenizer)), "model": read_runs(folder)}
+        record = {"tokenizer": tokenizer_runs(Path(self.settings.tokenizer)), "model": read_runs(folder)}
         save_bundle(module, self.processor, folder / "bundle", record)
 
 
@@ -347,6 +372,10 @@ def _text_tokenizer(size: int) -> PreTrainedTokenizerFast:
     return train_text_tokenizer(world_text(4000), size)
 
 
-def _one(tokens: HybridTokens | None, index: int) -> HybridTokens:
-    assert tokens is not None
-    return tokens[index : index + 1]
+def _filled(streams: Sequence[Conversation], rows: StreamBatch, text_vocab_size: int) -> list[Conversation]:
+    """Streams with blank pictures, and the codes and residuals of these → the streams themselves."""
+    ids = torch.cat([stream.ids for stream in streams])
+    ids[ids >= text_vocab_size] = rows.codes.cpu().flatten() + text_vocab_size
+    residuals = rows.residuals.cpu().split([len(stream.residuals) for stream in streams])
+    parts = ids.split([len(stream.ids) for stream in streams])
+    return [Conversation(*one) for one in zip(parts, residuals, (s.assistant for s in streams), strict=True)]

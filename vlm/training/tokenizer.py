@@ -22,6 +22,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from hart.codebook import CodebookTracker
 from hart.losses import TokenizerLossWeights, decoder_loss, tokenizer_loss
 from hart.tokenizer import HybridTokenizer, TokenizerConfig
+from vlm.bundle import load_bundle
+from vlm.errors import UserError
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import sample_product
 from vlm.flatpack.render import render
@@ -35,16 +37,28 @@ from vlm.training.loop import TrainSettings, read_runs
 class TokenizerSettings:
     """A tokenizer training run: architecture, loss weights, data, loop.
 
-    other_styles: share of random styles. decoder_of: folder of a trained tokenizer whose decoder alone is trained
-    further, so that models over its codes stay valid; "" trains everything anew.
+    other_styles: share of random styles. initial: folder of a trained tokenizer, or of a bundle, to start from; ""
+    for random weights. decoder_of: such a folder too, but its decoder alone is trained further, so that models over
+    its codes stay valid. Raises ValueError where both are set.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     weights: TokenizerLossWeights = field(default_factory=TokenizerLossWeights)
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
     other_styles: float = 0.25
+    initial: str = ""
     decoder_of: str = ""
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.initial and self.decoder_of:
+            raise ValueError("set initial to train a whole tokenizer further or decoder_of for its decoder, not both")
+
+    @property
+    def start(self) -> Path | None:
+        """The folder of the weights that the run starts from."""
+        folder = self.initial or self.decoder_of
+        return Path(folder) if folder else None
 
 
 def picture(number: int, size: int, other_styles: float, seed: int, split: str = "train") -> Image.Image:
@@ -92,24 +106,25 @@ class TokenizerTask:
     def __init__(self, settings: TokenizerSettings) -> None:
         torch.manual_seed(settings.train.seed)
         self.settings = settings
-        config = settings.tokenizer
+        if settings.start is None:
+            self.module = TrainedTokenizer(settings.tokenizer)
+            return
+        initial = start_tokenizer(settings.start)
+        self.settings = replace(settings, tokenizer=initial.config)
+        self.module = TrainedTokenizer(initial.config)
+        self.module.tokenizer.load_state_dict(initial.state_dict())
+        self.module.codebook.adopt(self.module.tokenizer.quantizer)
         if settings.decoder_of:
-            initial = load_tokenizer(Path(settings.decoder_of))
-            self.settings = replace(settings, tokenizer=initial.config)
-            self.module = TrainedTokenizer(initial.config)
-            self.module.tokenizer.load_state_dict(initial.state_dict())
             self.module.requires_grad_(False)
             self.module.tokenizer.decoder.requires_grad_(True)
-        else:
-            self.module = TrainedTokenizer(config)
 
     def settings_record(self) -> dict[str, Any]:
         """See `vlm.training.loop.Task`."""
-        return without_paths(differences(self.settings), ("decoder_of",))
+        return without_paths(differences(self.settings), ("initial", "decoder_of"))
 
     def earlier_runs(self) -> list[dict[str, Any]]:
-        """What the tokenizer whose decoder is trained went through."""
-        return read_runs(Path(self.settings.decoder_of)) if self.settings.decoder_of else []
+        """What the tokenizer that the run starts from went through."""
+        return tokenizer_runs(self.settings.start) if self.settings.start else []
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The wide convolutions: not those that read or write pixels and latents."""
@@ -193,6 +208,27 @@ def save_tokenizer(tokenizer: nn.Module, config: TokenizerConfig, folder: Path) 
     (folder / "tokenizer.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     weights = {name: value.detach().cpu().contiguous() for name, value in tokenizer.state_dict().items()}
     save_file(weights, folder / "tokenizer.safetensors")
+
+
+def tokenizer_runs(folder: Path) -> list[dict[str, Any]]:
+    """What the tokenizer in the folder of one, or of a bundle, went through."""
+    runs: Any = read_runs(folder)
+    return runs.get("tokenizer", []) if isinstance(runs, dict) else runs
+
+
+def start_tokenizer(folder: Path) -> HybridTokenizer:
+    """The tokenizer of a bundle, or what `save_tokenizer` wrote. Raises `UserError` where there is neither."""
+    if (folder / "config.json").exists():
+        model, _ = load_bundle(folder)
+        return model.image_tokenizer
+    try:
+        return load_tokenizer(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"no trained image tokenizer in {folder} ({reason}); "
+            "run `vlm train tokenizer` first, or name another folder"
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> HybridTokenizer:
