@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import html
 import os
-import secrets
-import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,17 @@ import gradio as gr
 
 from demo.chatbot import shown
 from demo.controls import Controls, settings
-from demo.history import is_token, new_token
+from demo.history import browser_key, is_token, new_token
 from demo.line import Line
 from demo.menu import ModelMenu
 from demo.messages import typed
 from demo.panel import GuidePanel
-from demo.program import answer
+from demo.program import State, answer
 from demo.room import Room
 from demo.rooms import SERVED, Rooms
 from demo.seeds import seed_line
 from demo.told import told
+from demo.worker import ended_aside
 from vlm.agent import ChatAgent
 
 EXAMPLES = (
@@ -58,7 +58,7 @@ def build_app(model: ChatAgent | ModelMenu, root: Path, *, at_once: int = 1, lon
     rooms = Rooms(root, menu, Line(at_once, longest_line))
     os.environ["GRADIO_TEMP_DIR"] = str(root / SERVED)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    return _Page(rooms, _secret(root)).blocks
+    return _Page(rooms, browser_key(root)).blocks
 
 
 class _Page:
@@ -130,10 +130,13 @@ class _Page:
         self.blocks.load(self._load, [self.visitor], everything, **PRIVATE)
 
     def _program(self) -> None:
-        def chat(message: str, picture: str = "", conversation: str = "", seed: int = -1) -> dict[str, Any]:
-            """Send a message, get words and pictures; see docs/demo.md."""
+        def chat(
+            message: str, picture: str = "", conversation: str = "", seed: int = -1
+        ) -> Generator[State, None, None]:
+            """Send a message, get words and pictures while they come; see docs/demo.md."""
             try:
-                return answer(self.rooms, message, picture, conversation, int(seed))
+                with closing(ended_aside(answer(self.rooms, message, picture, conversation, int(seed)))) as states:
+                    yield from states
             except Exception as error:  # Told and logged; the server lives on.
                 raise gr.Error(self._told(error), print_exception=False) from error
 
@@ -158,21 +161,22 @@ class _Page:
         begun = False
         if room is not None:
             try:
-                running = act(room)
-                for _ in running:
-                    box = {} if begun else {self.box: gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True)}
-                    begun = True
-                    yield {self.chat: shown(room), **box}
-            except GeneratorExit:
-                # Gradio closes on the loop that serves everybody, and an answer ends only at its next event.
-                threading.Thread(target=running.close, name="closing").start()
-                raise
+                # Gradio closes on the loop that serves everybody.
+                with closing(ended_aside(act(room))) as running:
+                    for _ in running:
+                        box = self._sent() if not begun else {}
+                        begun = True
+                        yield {self.chat: shown(room), **box}
             except Exception as error:  # As above.
                 self._warn(error)
         if room is None or not begun:
             yield {self.chat: gr.skip()}
         else:
             yield {self.chat: shown(room), **self._around(room, visitor, name, model, step)}
+
+    def _sent(self) -> Update:
+        """The box while an answer is under way."""
+        return {self.box: gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True)}
 
     def _say(self, visitor: str, name: str, model: str, *rest: Any) -> Stream:
         *chosen, box = rest
@@ -239,9 +243,7 @@ class _Page:
             unsent: dict[str, Any] = {"value": {"text": room.unsent, "files": files}} if room.unsent or files else {}
             found[self.box] = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, interactive=True, **unsent)
         try:
-            entries = [(entry.title, entry.name) for entry in self.rooms.entries(visitor)]
-            here = name if name in [entry[1] for entry in entries] else None
-            found[self.controls.history] = gr.Radio(entries, value=here)
+            found[self.controls.history] = self._listed(visitor, name)
             found[self.status] = seed_line(room.session)
             if room.model != model:
                 found |= self.controls.of_model(room.model)
@@ -249,6 +251,11 @@ class _Page:
         except Exception as error:  # As above.
             self._warn(error)
         return found
+
+    def _listed(self, visitor: str, name: str) -> gr.Radio:
+        """What the visitor can come back to. name: of the conversation that is shown."""
+        entries = [(entry.title, entry.name) for entry in self.rooms.entries(visitor)]
+        return gr.Radio(entries, value=name if name in [entry[1] for entry in entries] else None)
 
     def _step_words(self, visitor: str, name: str, model: str, step: int) -> str:
         room = self._room(visitor, name, model)
@@ -267,7 +274,8 @@ class _Page:
         yield self._enter(visitor, self.rooms.enter(visitor), self.rooms.menu.names[0])
 
     def _follow(self, visitor: str, name: str, model: str) -> Stream:
-        """Go on showing a conversation that was entered while it is answered for another tab."""
+        """Go on showing a conversation that was entered while it is answered for another tab, and list another that
+        was left in mid-drawing once it has ended."""
         yield {self.chat: gr.skip()}
         room = self._room(visitor, name, model)
         if room is not None and room.busy:
@@ -275,6 +283,11 @@ class _Page:
                 time.sleep(FOLLOW)
                 yield {self.chat: shown(room)}
             yield {self.chat: shown(room), **self._around(room, visitor, name, model)}
+        while {*self.rooms.busy(visitor)} - {name}:
+            time.sleep(FOLLOW)
+            yield {self.chat: gr.skip()}
+        if room is not None:
+            yield {self.controls.history: self._listed(visitor, name)}
 
     def _enter(self, visitor: str, name: str, model: str) -> Update:
         """Show a conversation as it stands, or a new one where it cannot be shown. model: that the menu shows."""
@@ -330,12 +343,3 @@ class _Page:
 def _turn(index: int | tuple[int, int] | list[int]) -> int:
     """The turn of a message: each turn is two messages."""
     return (index if isinstance(index, int) else index[0]) // 2
-
-
-def _secret(root: Path) -> str:
-    """The key under which browsers store who they are; the same after a restart."""
-    path = root / "secret"
-    if not path.is_file():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16), encoding="ascii")
-    return path.read_text(encoding="ascii")

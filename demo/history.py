@@ -42,6 +42,15 @@ def is_token(text: object) -> bool:
     return isinstance(text, str) and _TOKEN.fullmatch(text) is not None
 
 
+def browser_key(root: Path) -> str:
+    """The key under which browsers store who they are, kept in a file; the same after a restart."""
+    path = root / "secret"
+    if not path.is_file():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16), encoding="ascii")
+    return path.read_text(encoding="ascii")
+
+
 class History:
     """root: holds a folder a visitor. most: conversations that a visitor keeps; the longest unused go first.
 

@@ -21,16 +21,23 @@ Load = Callable[[], ChatAgent]
 class ModelMenu:
     """loaders: how to get each model, by the name it is shown under; the first is where everyone begins.
 
-    adapters: names of the adapters that each model's own `use_adapter` knows. While one model is loaded, the others can
-    be asked for. Raises ValueError without any model.
+    adapters: names of the adapters that each model's own `use_adapter` knows. fingerprints: of models, as far as they
+    are known before they are loaded. While one model is loaded, the others can be asked for. Raises ValueError without
+    any model.
     """
 
-    def __init__(self, loaders: Mapping[str, Load], adapters: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self,
+        loaders: Mapping[str, Load],
+        adapters: Mapping[str, Sequence[str]] | None = None,
+        fingerprints: Mapping[str, str] | None = None,
+    ) -> None:
         if not loaders:
             raise ValueError("expected at least one model")
         self.names = tuple(loaders)
         self._loaders = dict(loaders)
         self._adapters = {name: tuple(found) for name, found in (adapters or {}).items()}
+        self._fingerprints = dict(fingerprints or {})
         self._agents: dict[str, ChatAgent] = {}
         self._loading = {name: threading.Lock() for name in self.names}
 
@@ -60,9 +67,12 @@ class ModelMenu:
     def of_fingerprint(self, fingerprint: str) -> str | None:
         """The name of the model with this fingerprint; None if there is none that can be loaded.
 
-        Those that are loaded already are looked at first; only then others are loaded, one after another.
+        Those that are loaded already are looked at first; only then others are loaded, one after another, but none
+        that is known to have another fingerprint.
         """
         for name in sorted(self.names, key=lambda name: name not in self._agents):
+            if name not in self._agents and self._fingerprints.get(name, fingerprint) != fingerprint:
+                continue
             try:
                 if self.agent(name).backbone.fingerprint == fingerprint:
                     return name

@@ -55,11 +55,13 @@ class Words:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture by its path. alt: for those who do not see it; caption: the line below it, "" for none."""
+    """A picture by its path. alt: for those who do not see it; caption: the line below it, "" for none; unfinished:
+    it is still being drawn."""
 
     path: str
     alt: str
     caption: str = ""
+    unfinished: bool = False
 
 
 Shown = Words | Picture
@@ -100,7 +102,7 @@ class Answer:
     def _begin(self, index: int, scales: int) -> None:
         places = self._places()
         if index == len(places):
-            self.parts.append(Picture(self.keep(Image.new("RGB", (8, 8), PAPER)), ""))
+            self.parts.append(Picture(self.keep(Image.new("RGB", (8, 8), PAPER)), "", unfinished=True))
         elif index > len(places):
             raise ValueError(f"picture {index} begins, expected at most {len(places)}")
         self._change(index, None, f"scale 1 of {scales}")
@@ -116,7 +118,7 @@ class Answer:
         done = described(self.parts[:at], shown.path if path is None else path)
         if stage is not None:
             caption = f"{done.caption or 'Picture'}: {stage}"
-            done = replace(done, alt=f"Unfinished: {done.alt}", caption=caption)
+            done = replace(done, alt=f"Unfinished: {done.alt}", caption=caption, unfinished=True)
         self.parts[at] = done
 
     def _places(self) -> list[int]:

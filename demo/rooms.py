@@ -64,7 +64,7 @@ class Rooms:
     def enter(self, visitor: str) -> str:
         """The conversation that a visitor is having answered, or left last, or a new one. Cleans up a little."""
         self._clean()
-        busy = self._busy(visitor)  # Not on disk before its first answer has ended.
+        busy = self.busy(visitor)  # Not on disk before its first answer has ended.
         self.history.trim(visitor, busy)
         entries = self.history.entries(visitor)
         return busy[-1] if busy else entries[0].name if entries else new_token()
@@ -72,6 +72,11 @@ class Rooms:
     def entries(self, visitor: str) -> list[Entry]:
         """What the visitor can come back to, the last first."""
         return self.history.entries(visitor)
+
+    def busy(self, visitor: str) -> list[str]:
+        """The visitor's conversations that are being answered, the last entered last."""
+        with self._lock:
+            return [name for (whose, name), room in self._open.items() if whose == visitor and room.busy]
 
     def delete(self, visitor: str, name: str) -> None:
         """Forget a conversation and its pictures, for good: nothing is saved under its name again.
@@ -94,13 +99,9 @@ class Rooms:
         if key in self._deleted:
             raise UserError("this conversation was deleted; begin a new one")
 
-    def _busy(self, visitor: str) -> list[str]:
-        with self._lock:
-            return [name for (whose, name), room in self._open.items() if whose == visitor and room.busy]
-
     def _saved(self, visitor: str) -> None:
         """Keep what is stored bounded: programs never enter, and visitors may stay for days."""
-        self.history.trim(visitor, self._busy(visitor))
+        self.history.trim(visitor, self.busy(visitor))
         with self._lock:
             due = time.monotonic() >= self._clean_at
         if due:

@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import closing
+from typing import TypeVar
 
 from vlm.events import Event, Events, TextDelta
 
 PAUSE = 0.05
 """Seconds in which text is gathered, from its first token on, before it is handed on: a page cannot be repainted for
 every token."""
+
+T = TypeVar("T")
 
 
 def in_thread(running: Events, cancel: threading.Event) -> Generator[list[Event], None, None]:
@@ -67,3 +70,13 @@ def _batches(events: queue.SimpleQueue[Event | BaseException | None]) -> Generat
         if not isinstance(event, TextDelta) or time.monotonic() >= due:
             yield batch
             batch = []
+
+
+def ended_aside(running: Generator[T, None, None]) -> Generator[T, None, None]:
+    """The same, but whoever closes it does not wait: an answer ends only at its next event, in a thread of its own."""
+    try:
+        for one in running:
+            yield one  # noqa: UP028 - `yield from` would close it here.
+    except GeneratorExit:
+        threading.Thread(target=running.close, name="closing").start()
+        raise

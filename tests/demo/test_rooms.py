@@ -15,7 +15,6 @@ from transformers import DynamicCache
 from demo.history import new_token
 from demo.line import Line
 from demo.menu import ModelMenu
-from demo.program import answer
 from demo.rooms import Rooms
 from vlm.errors import UserError
 
@@ -196,24 +195,3 @@ def test_another_model_goes_on_with_the_conversation(tmp_path: Path, monkeypatch
     shown = run(room, room.say("And now?", [], QUICK))
     assert any("Another model wrote" in words(messages[-1]) for messages in shown)
     assert len(room.session.turns) == 2
-
-
-def test_programs_get_words_pictures_and_a_name_to_go_on_with(rooms: Rooms):
-    import base64
-
-    from PIL import Image
-
-    first = answer(rooms, ASK, "", "", 3)
-    assert first["seed"] == 3 and "1. Attach leg 1." in first["text"]
-    assert Image.open(io.BytesIO(base64.b64decode(first["pictures"][1]["png"]))).size == (32, 32)
-    photo = base64.b64encode(encoded(gradient())).decode()
-    second = answer(rooms, "And this?", photo, first["conversation"], -1)
-    visitor, name = second["conversation"].split(".")
-    assert second["conversation"] == first["conversation"] and len(rooms.room(visitor, name).session.turns) == 2
-    for bad in ("x.y", "../..", VISITOR):
-        with pytest.raises(UserError, match="conversation"):
-            answer(rooms, ASK, "", bad, -1)
-    with pytest.raises(UserError, match="base64"):
-        answer(rooms, ASK, "§", "", -1)
-    with pytest.raises(UserError, match="empty"):
-        answer(rooms, " ", "", "", -1)

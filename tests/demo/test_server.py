@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -43,6 +45,71 @@ def test_a_program_has_a_conversation(address: str):
     with pytest.raises(AppError, match="empty"):
         client.predict(message=" ", api_name="/chat")
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/chat"], "the page's own are not public"
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A server whose pictures take their time, and where it keeps what was said."""
+    folder = tmp_path_factory.mktemp("slow")
+    with served(folder, pause=0.3) as url:
+        yield url, folder
+
+
+def ended(root: Path, name: str) -> list[str]:
+    """How the answers of a saved conversation ended, once there are any."""
+    until = time.monotonic() + 60
+    while not (found := list(root.glob(f"conversations/*/{name}/conversation.json"))):
+        assert time.monotonic() < until, "the conversation is not saved"
+        time.sleep(0.05)
+    return [turn["reason"] for turn in json.loads(found[0].read_text())["turns"]]
+
+
+def test_an_answer_streams_to_a_program(slow: tuple[str, Path]):
+    from gradio_client import Client
+
+    job = Client(slow[0], verbose=False).submit(message="How do I assemble a stool?", seed=3, api_name="/chat")
+    states = list(job)
+    last = job.result()
+    assert last["seed"] == 3 and len(last["pictures"]) == 2 and last["note"] == "" and states[-1] == last
+    assert all(last["text"].startswith(state["text"]) for state in states)
+    early = next(state for state in states if state["note"].startswith("Step 2"))
+    assert early["pictures"] == last["pictures"][:1] and "You are done!" not in early["text"]
+    notes = dict.fromkeys(state["note"] for state in states if state["note"])
+    assert [*notes][:3] == ["Step 1: scale 1 of 3", "Step 1: scale 2 of 3", "Step 1: last details"]
+
+
+def test_a_program_that_cancels_stops_the_drawing_and_goes_on(slow: tuple[str, Path]):
+    from gradio_client import Client
+
+    address, root = slow
+    client = Client(address, verbose=False)
+    job = client.submit(message="How do I assemble a stool?", api_name="/chat")
+    state = next(state for state in job if state["note"].startswith("Step 1: scale"))
+    job.cancel()
+    assert ended(root, state["conversation"].split(".")[1]) == ["cancelled"]
+    again = client.predict(message="Again.", conversation=state["conversation"], api_name="/chat")
+    assert len(again["pictures"]) == 2 and again["conversation"] == state["conversation"]
+    other = client.predict(message="And another?", api_name="/chat")
+    assert len(other["pictures"]) == 2, "nobody is in the line any more"
+
+
+def test_a_program_that_goes_away_stops_the_drawing(slow: tuple[str, Path]):
+    address, root = slow
+    before = set(root.glob("conversations/*/*"))
+    question = json.dumps({"data": ["How do I assemble a stool?", "", "", -1]}).encode()
+    asked = urllib.request.Request(
+        f"{address}gradio_api/call/chat", question, headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked) as found:
+        event = json.load(found)["event_id"]
+    with urllib.request.urlopen(f"{address}gradio_api/call/chat/{event}") as stream:
+        while b"Step 1" not in stream.readline():
+            pass
+    until = time.monotonic() + 60
+    while not (new := set(root.glob("conversations/*/*")) - before):
+        assert time.monotonic() < until, "the answer goes on for nobody"
+        time.sleep(0.05)
+    assert ended(root, new.pop().name) == ["cancelled"]
 
 
 def fetched(address: str, path: str) -> bytes:

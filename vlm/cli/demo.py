@@ -52,7 +52,7 @@ def demo(
             raise UserError("the web demo needs gradio, which is not installed; run: pip install 'hart-vlm[demo]'")
         folders = {BUNDLED: None, **{_name(folder, number): folder for number, folder in enumerate(models or [])}}
         from adapters.answering import adapter_names, fitting_adapters, load_adapted_agent
-        from vlm.bundle import bundle_path, check_bundle
+        from vlm.bundle import bundle_path, check_bundle, fingerprint
 
         fitting: dict[str, tuple[Path, ...]] = {}
         for name, folder in folders.items():
@@ -70,7 +70,8 @@ def demo(
             return lambda: load_adapted_agent(folders[name], fitting[name], **options)[0]
 
         offered = {name: adapter_names(found) for name, found in fitting.items()}
-        menu = ModelMenu({name: loader(name) for name in folders}, offered)
+        known = {name: fingerprint(folder) for name, folder in folders.items()}
+        menu = ModelMenu({name: loader(name) for name in folders}, offered, known)
         app = build_app(menu, data, at_once=at_once)
         address = launch(app, host=host, port=port, share=share, auth=auth, wait=False, root=data)
         typer.echo(f"Open {address} in a browser; Ctrl-C ends it.", err=True)
