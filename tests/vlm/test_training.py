@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import vlm.training.model as training_model
+import vlm.training.batches as training_batches
 from hart.tokenizer import TokenizerConfig
 from vlm.bundle import fingerprint
 from vlm.card import write_card
 from vlm.checksums import verify_checksums
 from vlm.errors import UserError
+from vlm.training.batches import WIDER, MixSettings
 from vlm.training.conversations import world_text
 from vlm.training.loop import TrainSettings, rate_at, read_runs, train
-from vlm.training.model import WIDER, MixSettings, ModelSettings, ModelTask, TowerSettings
+from vlm.training.model import ModelSettings, ModelTask, TowerSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
 
 TINY = TokenizerConfig(
@@ -248,8 +249,8 @@ def test_a_cached_run_follows_the_same_curve_and_draws_nothing(tiny_tokenizer, t
     files[1].write_bytes(files[1].read_bytes()[:-10])  # a damaged batch is computed again
 
     drawn = []
-    real = training_model.conversation_sample
-    monkeypatch.setattr(training_model, "conversation_sample", lambda *a, **k: drawn.append(a) or real(*a, **k))
+    real = training_batches.conversation_sample
+    monkeypatch.setattr(training_batches, "conversation_sample", lambda *a, **k: drawn.append(a) or real(*a, **k))
     train(quick(ModelTask(settings)), settings.train, tmp_path / "second")
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     assert len(drawn) in {QUICK.batch_size * wider for wider in WIDER.values()}
@@ -316,3 +317,35 @@ def test_training_the_decoder_alone_leaves_codes_as_they_are(tiny_tokenizer, tmp
     before, after = load_tokenizer(tiny_tokenizer).state_dict(), load_tokenizer(tmp_path).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder"}
+
+
+def test_a_tokenizer_can_go_on_from_another_or_from_a_bundles(tiny_tokenizer, tmp_path):
+    """A step at rate 0 leaves the weights that it starts from: those of a tokenizer's folder, or of a bundle."""
+    still = replace(QUICK, steps=1, learning_rate=0.0)
+    settings = TokenizerSettings(initial=str(tiny_tokenizer), train=still, workers=0)
+    task = TokenizerTask(settings)
+    train(task, still, tmp_path / "further", earlier=task.earlier_runs())
+    assert [run["steps"] for run in read_runs(tmp_path / "further")] == [3, 1]
+    before, after = load_tokenizer(tiny_tokenizer).state_dict(), load_tokenizer(tmp_path / "further").state_dict()
+    book = "quantizer.embedding.weight"
+    assert all(torch.equal(before[name], after[name]) for name in before if name != book)
+    # The codebook follows what it is matched with; one batch must not throw it elsewhere.
+    moved = (after[book] - before[book]).square().mean() / before[book].square().mean()
+    assert 0 < moved < 0.2
+
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    model = ModelTask(
+        ModelSettings(
+            tokenizer=str(tiny_tokenizer), vocabulary=512, tower=tower, residual_width=32, residual_depth=1, train=QUICK
+        )
+    )
+    model.export(model.module, tmp_path)
+    bundled = TokenizerTask(replace(settings, initial=str(tmp_path / "bundle")))
+    assert [run["steps"] for run in bundled.earlier_runs()] == [3]
+    assert bundled.settings.tokenizer == load_tokenizer(tiny_tokenizer).config
+    for name, value in bundled.module.tokenizer.state_dict().items():
+        assert torch.equal(value, before[name].bfloat16().float()), name
+    with pytest.raises(ValueError, match="not both"):
+        replace(settings, decoder_of=str(tiny_tokenizer))
+    with pytest.raises(UserError, match="no trained image tokenizer"):
+        TokenizerTask(replace(settings, initial=str(tmp_path / "none")))

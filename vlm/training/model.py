@@ -6,23 +6,19 @@ The image tokenizer is frozen; pictures are encoded as they come. Knows the stre
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from hart.schedule import ScaleSchedule
 from hart.tokenizer import HybridTokenizer
-from hart.tokens import HybridTokens
-from vlm.batch import StreamBatch, collate
+from vlm.batch import StreamBatch
 from vlm.bundle import RECORD_FILE, load_bundle, save_bundle
 from vlm.config import HartVLMConfig
 from vlm.errors import UserError
@@ -31,10 +27,11 @@ from vlm.flatpack.style import HOUSE
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.settings import differences, without_paths
-from vlm.stream import RESIDUAL_DTYPE, Conversation
+from vlm.stream import RESIDUAL_DTYPE
 from vlm.text_tokenizer import train_text_tokenizer
+from vlm.training.batches import WIDER, Batch, Batches, MixSettings, filled, unencoded
 from vlm.training.cache import ConversationCache, weights_hash
-from vlm.training.conversations import KINDS, Sample, conversation_sample, world_text
+from vlm.training.conversations import KINDS, conversation_sample, world_text
 from vlm.training.loop import TrainSettings, read_runs
 from vlm.training.tokenizer import start_tokenizer, tokenizer_runs
 
@@ -67,32 +64,6 @@ class TowerSettings:
 
 
 @dataclass(frozen=True)
-class MixSettings:
-    """Shares of the batches of each kind, see `conversation_sample`; they need not add up to 1.
-
-    All conversations of a batch are of one kind, and so of like lengths: attention is padded to the longest.
-    """
-
-    guide: float = 0.45
-    words: float = 0.1
-    talk: float = 0.3
-    chat: float = 0.15
-
-    def __post_init__(self) -> None:
-        shares = self.shares()
-        if min(shares) < 0 or not sum(shares):
-            raise ValueError(f"the mix needs shares of at least 0 and one of them above; got {self}")
-
-    def shares(self) -> tuple[float, ...]:
-        """In the order of `KINDS`."""
-        return tuple(getattr(self, kind) for kind in KINDS)
-
-
-WIDER = {"guide": 1, "words": 4, "talk": 4, "chat": 2}
-"""How many times the batch size a batch of each kind holds: a turn costs a fraction of an illustrated guide."""
-
-
-@dataclass(frozen=True)
 class ModelSettings:
     """A model training run.
 
@@ -122,96 +93,6 @@ class ModelSettings:
     cache: str = ""
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Conversations of one kind as rows; pictures are blank where `pixels`, (P, H, W, 3) uint8, are to be encoded.
-
-    streams: the conversations themselves, where they are to be cached.
-    """
-
-    kind: str
-    name: str
-    rows: StreamBatch
-    pixels: Tensor | None = None
-    streams: tuple[Conversation, ...] = ()
-
-
-class _Batches(IterableDataset):
-    """Batches from number `start` on: text and rows are made here, in the workers; the model encodes the pictures."""
-
-    def __init__(
-        self,
-        settings: ModelSettings,
-        processor: StreamProcessor,
-        cache: ConversationCache | None,
-        start: int,
-        batch_size: int,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.settings, self.processor, self.cache = settings, processor, cache
-        self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
-
-    def __iter__(self) -> Iterator[_Batch]:
-        info = torch.utils.data.get_worker_info()
-        first, stride = (info.id, info.num_workers) if info else (0, 1)
-        batch = self.start + first
-        while True:
-            mix, seed = self.settings.mix, self.settings.train.seed
-            place = batch * self.world + self.rank
-            # By the batch's number alone: every process takes the same kind at a time.
-            kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, mix.shares())[0]
-            count = self.batch_size * WIDER[kind]
-            name = f"{kind}-{count}-{place:08d}"
-            generator = torch.Generator().manual_seed(random.Random(f"{seed}:{place}:rows").getrandbits(48))
-            known = self.cache.load(name) if self.cache else None
-            if known:
-                rows = collate(
-                    known, self.processor.config, generator=generator, max_draft_spans=self.settings.draft_spans
-                )
-                yield _Batch(kind, name, rows)
-            else:
-                size = self.processor.resolution
-                samples = [conversation_sample(place * count + i, size, seed, kind=kind) for i in range(count)]
-                made = unencoded(kind, name, samples, self.processor, generator, self.settings.draft_spans)
-                # Tensors cross between processes one file each: only what is needed.
-                yield made if self.cache else replace(made, streams=())
-            batch += stride
-
-
-def unencoded(
-    kind: str,
-    name: str,
-    samples: Sequence[Sample],
-    processor: StreamProcessor,
-    generator: torch.Generator,
-    draft_spans: int,
-) -> _Batch:
-    """Samples as a batch whose pictures are yet to be encoded."""
-    config = processor.config
-    schedule = ScaleSchedule(config.scales)
-    blank = {
-        "type": "image",
-        "tokens": HybridTokens.from_flat(
-            torch.zeros(1, config.codes_per_picture, dtype=torch.long),
-            torch.zeros(1, schedule.last**2, config.latent_channels),
-            schedule,
-        ),
-    }
-    streams = []
-    for sample in samples:
-        messages = []
-        for message in sample.messages:
-            content = message["content"]
-            if not isinstance(content, str):
-                content = [part if part["type"] == "text" else blank for part in content]
-            messages.append({"role": message["role"], "content": content})
-        streams.append(processor.encode(messages))
-    rows = collate(streams, config, generator=generator, max_draft_spans=draft_spans)
-    pixels = torch.from_numpy(np.concatenate([sample.pixels for sample in samples]))
-    return _Batch(kind, name, rows, pixels, tuple(streams))
 
 
 class ModelTask:
@@ -286,14 +167,17 @@ class ModelTask:
 
     def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Any]:
         workers = self.settings.workers
-        data = _Batches(self.settings, self.processor, self._cache, start, batch_size, rank, world)
+        data = Batches(
+            self.settings.mix, self.settings.train.seed, self.settings.draft_spans,
+            self.processor, self._cache, start, batch_size, rank, world,
+        )  # fmt: skip
         loader = DataLoader(
             data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, collate_fn=lambda x: x
         )
         return iter(loader)
 
     def loss(
-        self, module: nn.Module, batch: _Batch, generator: torch.Generator, progress: float
+        self, module: nn.Module, batch: Batch, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         assert isinstance(module, HartVLM)
         losses = module(self._encoded(module, batch), generator)
@@ -303,7 +187,7 @@ class ModelTask:
             named = {name: value for name, value in named.items() if name.startswith("text")}
         return losses.total, {"total": metrics["total"], "samples": batch.rows.size, **named}
 
-    def _encoded(self, module: HartVLM, batch: _Batch) -> StreamBatch:
+    def _encoded(self, module: HartVLM, batch: Batch) -> StreamBatch:
         """The batch's rows on the model's device, with the codes and residuals of its pictures."""
         rows = batch.rows.to(module.device)
         if batch.pixels is None:
@@ -315,7 +199,7 @@ class ModelTask:
                 tokens = module.image_tokenizer.encode(pixels)
             rows = replace(rows, codes=tokens.flat_codes(), residuals=tokens.residual.to(RESIDUAL_DTYPE))
         if self._cache:
-            self._cache.save(batch.name, _filled(batch.streams, rows, module.config.text_vocab_size))
+            self._cache.save(batch.name, filled(batch.streams, rows, module.config.text_vocab_size))
         return rows
 
     @torch.no_grad()
@@ -370,12 +254,3 @@ class ModelTask:
 def _text_tokenizer(size: int) -> PreTrainedTokenizerFast:
     """A vocabulary of the world's own text."""
     return train_text_tokenizer(world_text(4000), size)
-
-
-def _filled(streams: Sequence[Conversation], rows: StreamBatch, text_vocab_size: int) -> list[Conversation]:
-    """Streams with blank pictures, and the codes and residuals of these → the streams themselves."""
-    ids = torch.cat([stream.ids for stream in streams])
-    ids[ids >= text_vocab_size] = rows.codes.cpu().flatten() + text_vocab_size
-    residuals = rows.residuals.cpu().split([len(stream.residuals) for stream in streams])
-    parts = ids.split([len(stream.ids) for stream in streams])
-    return [Conversation(*one) for one in zip(parts, residuals, (s.assistant for s in streams), strict=True)]
