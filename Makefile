@@ -19,7 +19,7 @@ help:
 	@echo 'make demo    a chat in the browser, on this machine alone [PORT=7860]'
 	@echo 'make test    lint, types and tests'
 	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
-	@echo 'make bundle  trains the model in vlm/bundle from nothing'
+	@echo 'make bundle  trains the model in vlm/bundle from nothing [GPU=1]'
 	@echo 'make clean   removes .venv and caches, keeps out/'
 
 $(BIN)/python:
@@ -60,10 +60,13 @@ test: lint
 eval: $(VENV)/.installed
 	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
 
-# Hours on two cores, minutes on a GPU. A run that was stopped goes on from its last checkpoint.
+# Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour. A run that was stopped goes on from its
+# last checkpoint.
+CONFIGS := vlm/configs
+KIND := $(if $(GPU),-gpu)
 bundle: $(VENV)/.installed
-	$(BIN)/vlm train tokenizer --out runs/tokenizer
-	$(BIN)/vlm train model --out runs/model
+	$(BIN)/vlm train tokenizer --config $(CONFIGS)/tokenizer$(KIND).yaml --out runs/tokenizer
+	$(BIN)/vlm train model --config $(CONFIGS)/model$(KIND).yaml --out runs/model
 	$(BIN)/vlm eval --bundle runs/model/bundle --limit 60 --card --json runs/eval.json --page runs/eval --force
 	rm -rf vlm/bundle && cp -r runs/model/bundle vlm/bundle
 

@@ -8,6 +8,8 @@ import pytest
 
 from vlm.errors import UserError
 from vlm.settings import Settings, differences, load_settings, packaged_config
+from vlm.training.model import ModelSettings
+from vlm.training.tokenizer import TokenizerSettings
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,16 @@ def test_a_missing_or_binary_file(tmp_path, kind):
 
 def test_packaged_configs():
     assert packaged_config("tokenizer").is_file() and packaged_config("model").is_file()
-    with pytest.raises(UserError, match="expected one of model, tokenizer"):
+    with pytest.raises(UserError, match="expected one of model, model-gpu, tokenizer, tokenizer-gpu"):
         packaged_config("none")
+
+
+@pytest.mark.parametrize("suffix", ["", "-gpu"])
+def test_packaged_configs_are_settings_of_their_tasks(suffix):
+    tokenizer = load_settings(packaged_config(f"tokenizer{suffix}"), TokenizerSettings)
+    model = load_settings(packaged_config(f"model{suffix}"), ModelSettings)
+    assert tokenizer.train.optimizer == model.train.optimizer == "muon"
+    assert (model.train.batch_size > 20) == (tokenizer.train.batch_size > 100) == bool(suffix)
 
 
 def test_differences_name_what_is_not_the_default():
