@@ -50,14 +50,16 @@ def build_app(model: ChatAgent | ModelMenu, root: Path, *, at_once: int = 1, lon
     """The demo over one agent, or over several.
 
     root: where conversations and served files lie, made when missing. at_once: answers that are drawn at the same time;
-    longest_line: how many more may wait. Sets GRADIO_TEMP_DIR and GRADIO_ANALYTICS_ENABLED of this process, since
-    Gradio takes them from nowhere else; so one process serves one demo.
+    longest_line: how many more may wait. Sets variables of this process, GRADIO_TEMP_DIR among them, since Gradio takes
+    them from nowhere else; so one process serves one demo.
     """
     menu = model if isinstance(model, ModelMenu) else ModelMenu.of(model)
     root = root.absolute()
     rooms = Rooms(root, menu, Line(at_once, longest_line))
     os.environ["GRADIO_TEMP_DIR"] = str(root / SERVED)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # A table of all events, made anew at every event, of which only those are told who ask for Gradio's monitoring.
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
     return _Page(rooms, browser_key(root)).blocks
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from demo.files import ServedFiles, read_upload
 from demo.line import Line, ordinal
+from demo.memory import give_back
 from demo.menu import ModelMenu
 from demo.messages import Answer, Picture, content, literal, model_words
 from demo.seeds import last_seed
@@ -331,6 +332,7 @@ class Room:
                         keep()
                     except Exception as error:  # As above.
                         self.note = f"Not kept: {self._told(error)}."
+                give_back()
         yield
 
     def _told(self, error: Exception) -> str:

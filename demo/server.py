@@ -9,11 +9,14 @@ from typing import Any
 import gradio as gr
 
 from demo.look import CSS, theme
+from demo.memory import few_arenas
 from vlm.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MAX_UPLOAD = "64mb"
+MOST_PAGES = 128
+"""Pages and programs whose state Gradio keeps, the last used ones: 75 kB each, of those that have gone too."""
 
 
 def launch(
@@ -31,6 +34,7 @@ def launch(
     auth: "user:password" that everyone must give. root: of `build_app`; its conversations are never served. Raises
     `UserError` on an `auth` of another form, a port that is taken, or a server that cannot be reached.
     """
+    few_arenas()
     options: dict[str, Any] = {}
     if auth is not None:
         user, colon, password = auth.partition(":")
@@ -43,7 +47,7 @@ def launch(
         _, address, _ = app.launch(
             server_name=host, server_port=port, share=share, max_file_size=MAX_UPLOAD, show_error=False, quiet=True,
             footer_links=[], ssr_mode=False, enable_monitoring=False, run_history=False, theme=theme(), css=CSS,
-            prevent_thread_lock=True, state_session_capacity=1000, **options,
+            prevent_thread_lock=True, state_session_capacity=MOST_PAGES, **options,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"cannot listen on {host}, port {port} ({error}); choose another --port") from error

@@ -75,8 +75,8 @@ def _batches(events: queue.SimpleQueue[Event | BaseException | None]) -> Generat
 def ended_aside(running: Generator[T, None, None]) -> Generator[T, None, None]:
     """The same, but whoever closes it does not wait: an answer ends only at its next event, in a thread of its own."""
     try:
-        for one in running:
-            yield one  # noqa: UP028 - `yield from` would close it here.
+        for one in running:  # noqa: UP028 - `yield from` would close it here.
+            yield one
     except GeneratorExit:
         threading.Thread(target=running.close, name="closing").start()
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +65,15 @@ def adapted_menu() -> ModelMenu:
 
 @contextmanager
 def served(
-    root: Path, model: ChatAgent | ModelMenu | None = None, pause: float = 0.0, answer: str = GUIDE, **options
+    root: Path,
+    model: ChatAgent | ModelMenu | None = None,
+    pause: float = 0.0,
+    answer: str = GUIDE,
+    drawing: Callable[[], object] = lambda: None,
+    **options,
 ) -> Iterator[str]:
-    """The address of a demo that says `answer` to everything; pause: seconds that each picture's scale takes longer."""
+    """The address of a demo that says `answer` to everything; pause: seconds that each picture's scale takes longer;
+    drawing: called before each scale."""
     import vlm.generate
     from demo.app import build_app
     from demo.server import launch
@@ -76,6 +82,7 @@ def served(
 
     def slow(*given):
         time.sleep(pause)
+        drawing()
         return plain(*given)
 
     with pytest.MonkeyPatch.context() as patch:

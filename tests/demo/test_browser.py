@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from browser_fixtures import (
     ASK,
     NEEDS_CHROMIUM,
+    PATIENCE,
     STEP_1,
     STEP_2,
     address,
@@ -21,6 +23,7 @@ from browser_fixtures import (
     source,
     visit,
 )
+from demo_fixtures import served
 from picture_files import encoded, gradient
 
 from demo.ticks import TICKS_FILE
@@ -29,23 +32,31 @@ pytestmark = NEEDS_CHROMIUM
 __all__ = ["address", "browser", "root", "visit"]
 
 
-def test_text_streams_and_a_picture_sharpens_in_place(visit):
-    page = visit()
-    page.evaluate(
-        """() => { window.seen = []; window.nodes = new Set(); window.boxes = new Set();
-        new MutationObserver(() => { const image = document.querySelector('#chat .bot img');
-          if (image && image.src !== window.seen.at(-1)) { window.seen.push(image.src); window.nodes.add(image);
-            window.boxes.add(Math.round(image.getBoundingClientRect().height)); } })
-        .observe(document.body, {subtree: true, childList: true, attributes: true}); }"""
-    )
-    ask(page)
-    expect(page.locator("#chat .bot").first).to_contain_text("Red stool")
-    page.wait_for_selector(STEP_2)
-    finished(page)
-    assert page.evaluate("window.seen.length") >= 4, "paper, scales, the finished picture"
-    assert page.evaluate("window.nodes.size") == 1, "one element whose picture changes: no flicker"
-    assert page.evaluate("[...window.boxes].filter(height => height > 0).length") == 1, "its box never changes"
-    expect(page.locator("#chat")).to_contain_text("You are done!")
+def test_text_streams_and_a_picture_sharpens_in_place(visit, tmp_path: Path):
+    seen = threading.Semaphore(0)
+    # No scale is drawn before the page has shown the one before it, however slow the machine is.
+    with served(tmp_path, drawing=lambda: seen.acquire(timeout=PATIENCE / 1000)) as address:
+        page = visit(address)
+        page.evaluate(
+            """() => { window.seen = []; window.nodes = new Set(); window.boxes = new Set();
+            new MutationObserver(() => { const image = document.querySelector('#chat .bot img');
+              if (image && image.src !== window.seen.at(-1)) { window.seen.push(image.src); window.nodes.add(image);
+                window.boxes.add(Math.round(image.getBoundingClientRect().height)); } })
+            .observe(document.body, {subtree: true, childList: true, attributes: true}); }"""
+        )
+        ask(page)
+        expect(page.locator("#chat .bot").first).to_contain_text("Red stool")
+        for shown in range(1, 5):
+            page.wait_for_function("shown => window.seen.length >= shown", arg=shown)
+            seen.release()
+        seen.release(100)
+        page.wait_for_selector(STEP_2)
+        finished(page)
+        assert page.evaluate("window.seen.length") == 5, "paper, three scales, the finished picture"
+        assert page.evaluate("window.nodes.size") == 1, "one element whose picture changes: no flicker"
+        assert page.evaluate("[...window.boxes].filter(height => height > 0).length") == 1, "its box never changes"
+        expect(page.locator("#chat")).to_contain_text("You are done!")
+        page.close()
 
 
 def test_stop_in_mid_picture_keeps_the_answer_so_far(visit):

@@ -129,6 +129,7 @@ def test_a_new_conversation_in_mid_drawing_stays_new(visit, root: Path):
     while not saved(root, "A stool, in vain?"):
         page.wait_for_timeout(100)
     assert saved(root, "A stool, in vain?")["turns"][0]["reason"] == "cancelled"
+    expect(page.locator("#history")).to_contain_text("A stool, in vain?")
     ask(page, "Another?")
     page.wait_for_selector(STEP_2)
     expect(page.locator("#chat .user")).to_have_count(1)

@@ -34,7 +34,7 @@ def test_dark_mode_and_a_narrow_phone(visit):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
 
 
-FAINT = """wanted => {
+FAINT = """([wanted, within]) => {
   const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
   const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
   const light = colour => { const [r, g, b] = colour.slice(0, 3).map(v => v / 255)
@@ -42,7 +42,7 @@ FAINT = """wanted => {
   const below = one => { const chain = []; for (let at = one; at; at = at.parentElement) chain.unshift(at);
     return chain.reduce((paint, at) => over(parse(getComputedStyle(at).backgroundColor), paint), [255, 255, 255, 1]); };
   const found = [];
-  for (const one of document.querySelectorAll('body *')) {
+  for (const one of document.querySelectorAll(within)) {
     const own = [...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
     const style = getComputedStyle(one);
     if (!own || !one.checkVisibility({opacityProperty: true, visibilityProperty: true}) || one.closest(':disabled')
@@ -57,12 +57,17 @@ FAINT = """wanted => {
   return found; }"""
 
 
+def faint(page, wanted: float = 4.5, within: str = "body *") -> list[str]:
+    """Texts whose contrast is less than is wanted."""
+    return page.evaluate(FAINT, [wanted, within])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_on_the_page_has_contrast_enough(visit, scheme: str):
     page = visit(color_scheme=scheme)
     page.wait_for_timeout(500)
-    assert len(page.evaluate(FAINT, 40)) > 10, "texts are looked at"
-    assert page.evaluate(FAINT, 4.5) == [], "the empty page, with its examples"
+    assert len(faint(page, 40)) > 10, "texts are looked at"
+    assert faint(page) == [], "the empty page, with its examples"
     guide(page)
     panel(page)
     page.locator("#ticks input").first.check()
@@ -70,7 +75,44 @@ def test_all_text_on_the_page_has_contrast_enough(visit, scheme: str):
     page.get_by_text("Advanced", exact=True).click()
     page.wait_for_timeout(1000)  # Colours change in steps.
     assert page.evaluate("document.body.innerText.includes('Temperature of words')")
-    assert page.evaluate(FAINT, 4.5) == []
+    assert faint(page) == []
+
+
+UNDER = ":is(button, label, a):hover, :is(button, label, a):hover *"
+
+
+def hovered(page) -> tuple[set[str], list[str]]:
+    """Buttons and labels that the pointer was over, one after another, and texts of theirs that were faint then."""
+    names, found = set(), []
+    for one in page.locator("button:visible, label:visible, a:visible").all():
+        if one.is_disabled():
+            continue
+        one.scroll_into_view_if_needed()
+        box = one.bounding_box()
+        if box is None or not box["width"]:
+            continue
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        if one.evaluate("one => one.matches(':hover')"):
+            names.add(one.inner_text().strip() or one.get_attribute("aria-label") or "")
+            found += faint(page, within=UNDER)
+    return names, found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_under_the_pointer_has_contrast_enough(visit, scheme: str):
+    page = visit(color_scheme=scheme, reduced_motion="reduce", viewport={"width": 960, "height": 1500})
+    names, found = hovered(page)
+    assert "Draw a green table." in names and found == [], "the empty page, with its examples"
+    guide(page)
+    panel(page)
+    page.locator("#ticks input").first.check()
+    names, found = hovered(page)
+    assert {"Redraw this step", "HTML", "1. Attach leg 1.", "2. Attach leg 2."} <= names and found == []
+    page.locator("#sidebar .toggle-button").click()
+    page.get_by_text("Advanced", exact=True).click()
+    page.wait_for_timeout(1000)
+    names, found = hovered(page)
+    assert {"New conversation", "Delete this conversation", "Use the last answer's seed", ASK} <= names and found == []
 
 
 def test_a_guide_is_asked_for_ticked_off_and_redrawn_by_keyboard_alone(visit):

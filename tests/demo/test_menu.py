@@ -60,6 +60,33 @@ def test_a_conversation_of_a_model_that_has_gone_is_opened_with_the_one_asked_fo
         later.room(VISITOR, new_token(), "two")
 
 
+def test_no_model_is_loaded_to_find_one_whose_fingerprint_is_known():
+    loaded: list[str] = []
+
+    def loader(name: str, seed: int):
+        return lambda: loaded.append(name) or tiny_agent(seed=seed)
+
+    names = ("one", "two", "three", "gone")
+    known = {name: f"{seed:016x}" for seed, name in enumerate(names)}
+
+    def vanished():
+        raise UserError("the folder is missing")
+
+    loaders = {name: loader(name, seed) for seed, name in enumerate(names[:3])} | {"gone": vanished}
+    menu = ModelMenu(loaders, fingerprints=known)
+    assert menu.of_fingerprint("0" * 15 + "9") is None and loaded == []
+    assert menu.of_fingerprint(known["two"]) == "two" and loaded == ["two"]
+    assert menu.of_fingerprint(known["gone"]) is None and loaded == ["two"]
+    unknown = ModelMenu(loaders)
+    assert unknown.of_fingerprint(known["three"]) == "three" and loaded == ["two", "one", "two", "three"]
+
+
+def test_a_model_that_changed_on_disk_is_not_taken_for_what_it_was():
+    menu = ModelMenu({"one": lambda: tiny_agent(seed=1)}, fingerprints={"one": f"{2:016x}"})
+    assert menu.of_fingerprint(f"{2:016x}") is None
+    assert menu.of_fingerprint(f"{1:016x}") == "one", "once it is loaded it is known by what it is"
+
+
 def test_others_go_on_while_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch, GUIDE)
     loading, load = threading.Event(), threading.Event()

@@ -135,6 +135,19 @@ def test_closing_a_page_does_not_wait_for_the_model(page: _Page, monkeypatch: py
     assert not room.busy and [turn.reason for turn in room.session.turns] == ["cancelled"]
 
 
+def test_a_conversation_left_in_mid_drawing_is_listed_once_it_has_ended(page: _Page, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("demo.app.FOLLOW", 0.01)
+    running = page.rooms.room(VISITOR, NAME).say(ASK, [], QUICK)
+    next(running), next(running)
+    entered = page._begin(VISITOR, NAME, MODEL)
+    following = page._follow(VISITOR, entered[page.name], MODEL)
+    assert all(page.controls.history not in next(following) for _ in range(5)), "it is still under way"
+    running.close()
+    *_, last = following
+    listed = new(last, page.controls.history)
+    assert [name for _title, name in listed["choices"]] == [NAME] and listed["value"] is None
+
+
 def test_two_pages_ticks_add_up(page: _Page):
     send(page)
     first, second = "1. Attach leg 1.", "2. Attach leg 2."

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import io
 from pathlib import Path
 
 import pytest
 from agent_fixtures import GUIDE, script, tiny_agent
 from demo_fixtures import ASK, NAME, OTHER, QUICK, VISITOR, contents, pictures, run, tiny_rooms, words
-from picture_files import encoded, gradient
 from transformers import DynamicCache
 
 from demo.history import new_token

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from demo.worker import in_thread
+from demo.worker import ended_aside, in_thread
 from vlm.events import ImageStarted, TextDelta
 
 
@@ -67,3 +67,37 @@ def test_closing_sets_cancel_and_waits_for_the_end():
     next(batches)
     batches.close()
     assert cancel.is_set() and ended.is_set()
+
+
+def test_whoever_closes_does_not_wait_for_the_end():
+    ending, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def running():
+        try:
+            yield 1
+            yield 2
+        finally:
+            ending.set()
+            assert end.wait(60)
+            ended.set()
+
+    aside = ended_aside(running())
+    assert next(aside) == 1
+    aside.close()
+    assert ending.wait(60) and not ended.is_set()
+    end.set()
+    assert ended.wait(60)
+
+
+def test_what_is_not_closed_is_handed_on_whole_errors_too():
+    assert list(ended_aside(number for number in range(3))) == [0, 1, 2]
+
+    def running():
+        yield 1
+        raise MemoryError("too much")
+
+    seen = []
+    with pytest.raises(MemoryError, match="too much"):
+        for one in ended_aside(running()):
+            seen.append(one)
+    assert seen == [1]
