@@ -27,7 +27,10 @@ from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.stream import Conversation, parse, span_tokens
 from vlm.training.cache import ConversationCache, weights_hash
-from vlm.training.conversations import KINDS, conversation_sample
+from vlm.training.conversations import conversation_sample
+
+REHEARSED = ("guide", "talk", "guide", "words", "guide", "chat")
+"""Kinds of the conversations that are rehearsed, in turn, see `vlm.training.conversations`."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,17 @@ def encode_examples(
 def rehearsal(
     count: int, seed: int, model: HartVLM, processor: StreamProcessor, cache: ConversationCache
 ) -> list[Conversation]:
-    """Conversations of the flatpack world, which the bundled model knows, to keep it from forgetting them."""
+    """Conversations of the flatpack world, which the bundled model knows, to keep it from forgetting them.
+
+    Half of them are illustrated guides: where few of those are rehearsed, guides take the adapter's style unasked.
+    """
     found = []
     for number in range(count):
-        name = f"rehearsal-{seed}-{number}"
+        kind = REHEARSED[number % len(REHEARSED)]
+        name = f"rehearsal-{seed}-{number}-{kind}"
         kept = cache.load(name)
         if kept is None:
-            kept = [_world_conversation(number, seed, model, processor)]
+            kept = [_world_conversation(number, seed, kind, model, processor)]
             _keep(cache, name, kept)
         found += kept
     return found
@@ -197,8 +204,10 @@ def _blank(config: HartVLMConfig) -> HybridTokens:
     return HybridTokens.from_flat(codes, residual, schedule)
 
 
-def _world_conversation(number: int, seed: int, model: HartVLM, processor: StreamProcessor) -> Conversation:
-    sample = conversation_sample(number, processor.resolution, seed, kind=KINDS[number % len(KINDS)])
+def _world_conversation(
+    number: int, seed: int, kind: str, model: HartVLM, processor: StreamProcessor
+) -> Conversation:
+    sample = conversation_sample(number, processor.resolution, seed, kind=kind)
     pictures = iter(sample.pixels)
     messages = []
     for message in sample.messages:

@@ -7,7 +7,7 @@ import json
 import pytest
 from adapter_fixtures import MANUAL, manual, model, picture_file, processor, rows_file
 
-from adapters.encoding import encode_examples, measure, misfits, oddities, open_cache, shown
+from adapters.encoding import encode_examples, measure, misfits, oddities, open_cache, rehearsal, shown
 from adapters.examples import Example
 from adapters.held_out import split
 from adapters.importers import convert_llava, from_markdown, load_examples
@@ -266,3 +266,15 @@ def test_the_split_depends_on_names_alone_and_never_shares_an_example():
     for few in (["a"], ["a", "a"]):
         with pytest.raises(UserError, match="at least 2"):
             split(few, 0.1)
+
+
+def test_half_of_what_is_rehearsed_are_illustrated_guides(tmp_path):
+    """They keep the base's own style where an adapter's examples are guides."""
+    base = model()
+    cache = open_cache(tmp_path / "cache", base, processor(base))
+    known = rehearsal(6, 0, base, processor(base), cache)
+    whole = [shown(one, processor(base)) for one in known]
+    guides = [index for index, text in enumerate(whole) if "## Steps" in text and text.count("picture of") > 1]
+    assert {0, 2, 4} <= set(guides) and len(guides) <= 4
+    again = rehearsal(6, 0, base, processor(base), cache)
+    assert [one.fingerprint() for one in again] == [one.fingerprint() for one in known]
