@@ -1,6 +1,7 @@
 """How the page looks: fonts of the system, quiet colours, pictures in boxes that never jump.
 
-Knows style sheets. Nothing here is fetched from another host.
+Knows style sheets. Nothing here is fetched from another host. Gradio puts rules within @media below its innermost box;
+those of boxes around it have theirs inside.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ import gradio as gr
 
 CSS = """
 footer { display: none !important; }
-.gradio-container { max-width: 860px !important; margin: 0 auto !important; padding: 0.75rem !important; }
+.gradio-container { width: 100%; max-width: 860px !important; margin: 0 auto !important; padding: 0.75rem !important;
+  @media (max-width: 480px) { padding: 0.25rem !important; } }
+.gradio-container > .main { width: 100%; max-width: none !important; padding: 1rem !important;
+  @media (max-width: 480px) { padding: 0.5rem !important; } }
+.gradio-container .sidebar-parent { padding-left: 0 !important; }
+.gradio-container:has(#sidebar.open) {
+  @media (min-width: 769px) and (max-width: 1520px) {
+    margin-inline-start: 328px !important; width: calc(100% - 336px); } }
+#title { @media (max-width: 768px) { padding-inline-start: 1.5rem; } }
 #title h1 { font-size: 1.15rem; margin: 0.2rem 0 0; }
 #title p { margin: 0 0 0.2rem; color: var(--body-text-color-subdued); font-size: 0.9rem; }
 #chat { min-height: 320px; border-color: var(--border-color-primary); }
@@ -21,6 +30,8 @@ footer { display: none !important; }
 #chat .prose h1 { font-size: 1.2rem; } #chat .prose h2 { font-size: 1rem; }
 #chat .prose em { color: var(--body-text-color-subdued); }
 #status { min-height: 1.4em; } #status p { margin: 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
+#chat .user-row + .message-buttons:not(:has(button:not([aria-label="Share"]))) { display: none; }
+.label-wrap > span { text-align: start; }
 #ticks .wrap { flex-direction: column; } #ticks label { width: 100%; }
 :focus-visible { outline: 2px solid var(--input-border-color-focus) !important; outline-offset: 2px; }
 #box textarea:focus-visible { outline: none !important; }
@@ -28,8 +39,7 @@ footer { display: none !important; }
 #box:focus-within {
   border-color: var(--input-border-color-focus); box-shadow: 0 0 0 1px var(--input-border-color-focus); }
 .toast-close { opacity: 1 !important; }
-@media (max-width: 480px) { .gradio-container { padding: 0.25rem !important; } }
-@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
+body * { @media (prefers-reduced-motion: reduce) { animation: none !important; transition: none !important; } }
 """
 
 

@@ -3,8 +3,7 @@
     python docs/benchmarks/demo_load.py --visitors 8 --conversations 100 --json out/load.json
 
 Starts `vlm demo` as a process of its own and speaks to it as programs do, over HTTP, through its /chat endpoint: each
-visitor a thread, each asking for another product. That endpoint answers as a whole, so the time to the first text is
-taken afterwards, from as many rooms of the demo at once in this process, over the same model and waiting line.
+visitor a thread, each asking for another product. --samples: how often the memory is told.
 """
 
 from __future__ import annotations
@@ -29,13 +28,6 @@ from pathlib import Path
 
 from gradio_client import Client
 
-from demo.history import new_token
-from demo.line import Line
-from demo.menu import ModelMenu
-from demo.messages import Words
-from demo.rooms import Rooms
-from demo.settings import Settings
-from vlm.agent import load_agent
 from vlm.flatpack.style import COLOURS
 
 FAMILIES = ("stool", "bench", "table", "bookcase", "dresser", "chair")
@@ -45,9 +37,11 @@ STARTING = 600.0
 
 @dataclass(frozen=True)
 class Visit:
-    """One guide. fault: what was wrong with it, "" for nothing; pictures: digests of their bytes."""
+    """One guide. seconds: until it was whole; first: until its first word, 0 for none; fault: what was wrong with it,
+    "" for nothing; pictures: digests of their bytes."""
 
     seconds: float
+    first: float
     fault: str
     pictures: tuple[str, ...]
 
@@ -91,17 +85,21 @@ def visit(address: str, number: int) -> Visit:
     """Ask for a guide, and see whether it is the one that was asked for."""
     colour, family = product(number)
     client = Client(address, verbose=False)
-    started = time.monotonic()
+    started, first = time.monotonic(), 0.0
     try:
-        found = client.predict(message=f"How do I assemble a {colour} {family}?", api_name="/chat")
+        job = client.submit(message=f"How do I assemble a {colour} {family}?", api_name="/chat")
+        while not job.done():
+            if not first and any(state["text"] for state in job.outputs()):
+                first = time.monotonic() - started
+            time.sleep(0.02)
+        found = job.result()
     except Exception as error:  # Whatever went wrong, this visitor's guide failed; the others go on.
-        return Visit(time.monotonic() - started, f"{type(error).__name__}: {error}", ())
+        return Visit(time.monotonic() - started, first, f"{type(error).__name__}: {error}", ())
     seconds = time.monotonic() - started
     pictures = tuple(hashlib.sha256(one["png"].encode()).hexdigest() for one in found["pictures"])
     title = found["text"].strip().split("\n")[0].lower()
-    if not pictures:
-        return Visit(seconds, f"no guide: {found['text'][:80]}", ())
-    return Visit(seconds, "" if colour in title and family in title else f"{colour} {family}: {title}", pictures)
+    fault = "" if colour in title and family in title else f"{colour} {family}: {title}"
+    return Visit(seconds, first, fault if pictures else f"no guide: {found['text'][:80]}", pictures)
 
 
 def at_once(count: int, act: Callable[[int], None]) -> None:
@@ -120,25 +118,6 @@ def shared(visits: list[Visit]) -> int:
     )
 
 
-def first_texts(count: int, places: int) -> list[float]:
-    """Seconds to each visitor's first word, in this process."""
-    found: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        rooms = Rooms(Path(folder), ModelMenu.of(load_agent()), Line(places, count))
-
-        def act(number: int) -> None:
-            room = rooms.room(new_token(), new_token())
-            started = time.monotonic()
-            said = False
-            for _ in room.say("How do I assemble a {} {}?".format(*product(number)), [], Settings()):
-                if not said and any(isinstance(part, Words) for part in room.turns[-1].parts):
-                    said = True
-                    found.append(time.monotonic() - started)
-
-        at_once(count, act)
-    return found
-
-
 def resident(process: int) -> float:
     """Megabytes of memory of a process now."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
@@ -150,6 +129,7 @@ def main() -> None:
     parser.add_argument("--visitors", type=int, default=8)
     parser.add_argument("--conversations", type=int, default=100)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     figures: dict[str, object] = {"visitors": asked.visitors, "conversations": asked.conversations}
@@ -164,15 +144,15 @@ def main() -> None:
         at_once(asked.visitors, lambda number: visits.append(visit(address, number)))
         told("failed", [one.fault for one in visits if one.fault])
         told("pictures that two visitors share", shared(visits))
+        _times(told, "first text", [one.first for one in visits])
         _times(told, "whole guide", [one.seconds for one in visits])
         told("memory after the visitors, MB", round(resident(process)))
         more: list[Visit] = []
         for number in range(asked.conversations):
             more.append(visit(address, number))
-            if (number + 1) % max(1, asked.conversations // 4) == 0:
+            if (number + 1) % max(1, asked.conversations // asked.samples) == 0:
                 told(f"memory after {number + 1} more conversations, MB", round(resident(process)))
         told("failed of these", [one.fault for one in more if one.fault])
-    _times(told, "first text (rooms in one process)", first_texts(asked.visitors, asked.at_once))
     if asked.json:
         asked.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

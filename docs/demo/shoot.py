@@ -76,6 +76,9 @@ def answered(page: Page, text: str = "Seed of the last answer") -> None:
 
 
 def shot(page: Page, **options: Any) -> Image.Image:
+    page.evaluate("window.scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(300)
     return Image.open(io.BytesIO(page.screenshot(**options))).convert("RGB")
 
 
@@ -101,7 +104,7 @@ def drawing(browser: Browser, address: str) -> None:
 
 def changing(browser: Browser, address: str) -> bytes:
     """A guide and its panel, a step drawn anew, the conversations after a reload; returns a picture of the guide."""
-    page = visitor(browser, address, WIDE)
+    page = visitor(browser, address, TALL)
     ask(page, BENCH)
     answered(page)
     page.locator("#sidebar .toggle-button").click()
@@ -126,6 +129,8 @@ def changing(browser: Browser, address: str) -> bytes:
     page.locator("#sidebar .toggle-button").click()
     says(page, "#history", "red bench")
     page.wait_for_timeout(1000)
+    page.set_viewport_size({"width": 1200, "height": 860})
+    page.wait_for_timeout(500)
     keep(shot(page), "history.png")
     page.context.close()
     return picture

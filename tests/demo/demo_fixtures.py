@@ -88,6 +88,7 @@ def served(
     with pytest.MonkeyPatch.context() as patch:
         script(patch, answer)
         patch.setattr("vlm.generate._decode", slow)
+        patch.setenv("GRADIO_TEMP_DIR", "")  # Set below, and afterwards again that of a server around this one.
         app = build_app(model or tiny_agent(), root, **options)
         try:
             yield launch(app, wait=False, root=root)

@@ -9,6 +9,7 @@ from browser_fixtures import (
     STEP_1,
     STEP_2,
     address,
+    ask,
     browser,
     expect,
     finished,
@@ -32,6 +33,25 @@ def test_dark_mode_and_a_narrow_phone(visit):
     )
     assert max(red, green, blue) < 80, "dark where the system is dark"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing to scroll sideways"
+
+
+@pytest.mark.parametrize("width", [800, 960, 1280, 1700])
+def test_the_page_is_as_wide_as_there_is_room_and_the_sidebar_covers_nothing(visit, width: int):
+    page = visit(viewport={"width": width, "height": 860}, reduced_motion="reduce")
+
+    def place(selector: str) -> tuple[float, float]:
+        box = page.locator(selector).bounding_box()
+        return box["x"], box["x"] + box["width"]
+
+    empty = place("#chat")
+    assert empty[1] - empty[0] > min(width, 860) - 100
+    ask(page, "Hi")
+    finished(page)
+    assert place("#chat") == empty, "what is said does not change its width"
+    page.locator("#sidebar .toggle-button").click()
+    page.wait_for_function("document.querySelector('#sidebar').getBoundingClientRect().left >= 0")
+    assert place("#sidebar")[1] <= min(place("#title")[0], place("#chat")[0])
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 FAINT = """([wanted, within]) => {
