@@ -58,8 +58,8 @@ def build_app(model: ChatAgent | ModelMenu, root: Path, *, at_once: int = 1, lon
     rooms = Rooms(root, menu, Line(at_once, longest_line))
     os.environ["GRADIO_TEMP_DIR"] = str(root / SERVED)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # A table of all events, made anew at every event, of which only those are told who ask for Gradio's monitoring.
-    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
+    # A table of the last 10,000 events, made anew at every event, of which only Gradio's monitoring tells: not needed.
+    os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "100", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
     return _Page(rooms, browser_key(root)).blocks
 
 

@@ -103,7 +103,7 @@ UNDER = ":is(button, label, a):hover, :is(button, label, a):hover *"
 
 def hovered(page) -> tuple[set[str], list[str]]:
     """Buttons and labels that the pointer was over, one after another, and texts of theirs that were faint then."""
-    names, found = set(), []
+    names, found, looked = set(), [], 0
     for one in page.locator("button:visible, label:visible, a:visible").all():
         if one.is_disabled():
             continue
@@ -115,6 +115,8 @@ def hovered(page) -> tuple[set[str], list[str]]:
         if one.evaluate("one => one.matches(':hover')"):
             names.add(one.inner_text().strip() or one.get_attribute("aria-label") or "")
             found += faint(page, within=UNDER)
+            looked += len(faint(page, 40, UNDER))
+    assert looked >= len(names - {""}) / 2, "texts are looked at"
     return names, found
 
 
