@@ -41,6 +41,7 @@ MAX_WAITING_EVENTS = 128
 FOLLOW = 0.5
 """Seconds between two looks at an answer that another tab asked for."""
 
+BUSY = "busy "
 Update = dict[Any, Any]
 Stream = Generator[Update, None, None]
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
@@ -71,7 +72,7 @@ class _Page:
         with gr.Blocks(title="Illustrated guides", analytics_enabled=False, delete_cache=(3600, 86400)) as self.blocks:
             self.visitor = gr.BrowserState("", storage_key="hart-vlm-visitor", secret=secret)
             self.name = gr.State("")
-            self.entered = gr.State("")  # Another token whenever a conversation is entered.
+            self.entered = gr.State("")  # Another token whenever a conversation is entered, `BUSY` before it if it is.
             self.controls = Controls(rooms.menu)
             gr.Markdown(
                 "# Illustrated guides\nAsk how to assemble something, ask for a picture, or send one and ask about it.",
@@ -111,7 +112,7 @@ class _Page:
                 (self.chat.edit, self._edit_message, chosen),
                 (panel.redraw.click, self._redraw_step, [*chosen, panel.step]),
                 (panel.edit.click, self._edit_step, [*chosen, panel.step, panel.words]),
-                (self.entered.change, self._follow, where),
+                (self.entered.change, self._follow, [*where, self.entered]),
             )
         ]
         for one in running:
@@ -275,12 +276,13 @@ class _Page:
         yield {self.visitor: visitor}
         yield self._enter(visitor, self.rooms.enter(visitor), self.rooms.menu.names[0])
 
-    def _follow(self, visitor: str, name: str, model: str) -> Stream:
+    def _follow(self, visitor: str, name: str, model: str, entered: str) -> Stream:
         """Go on showing a conversation that was entered while it is answered for another tab, and list another that
         was left in mid-drawing once it has ended."""
         yield {self.chat: gr.skip()}
         room = self._room(visitor, name, model)
-        if room is not None and room.busy:
+        # As it was when it was shown: it may have ended since, with nobody to show the end.
+        if room is not None and entered.startswith(BUSY):
             while room.busy:
                 time.sleep(FOLLOW)
                 yield {self.chat: shown(room)}
@@ -295,15 +297,16 @@ class _Page:
         """Show a conversation as it stands, or a new one where it cannot be shown. model: that the menu shows."""
         try:
             room = self.rooms.room(visitor, name, model)
-            if not room.busy:
+            busy = room.busy
+            if not busy:
                 room.refresh()
         except Exception as error:  # As above.
             self._warn(error)
             name = new_token()
-            room = self.rooms.room(visitor, name, self.rooms.menu.names[0])
+            room, busy = self.rooms.room(visitor, name, self.rooms.menu.names[0]), False
         return {
             self.name: name,
-            self.entered: new_token(),
+            self.entered: (BUSY if busy else "") + new_token(),
             self.chat: shown(room),
             **self._around(room, visitor, name, model),
         }

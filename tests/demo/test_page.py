@@ -140,12 +140,25 @@ def test_a_conversation_left_in_mid_drawing_is_listed_once_it_has_ended(page: _P
     running = page.rooms.room(VISITOR, NAME).say(ASK, [], QUICK)
     next(running), next(running)
     entered = page._begin(VISITOR, NAME, MODEL)
-    following = page._follow(VISITOR, entered[page.name], MODEL)
+    following = page._follow(VISITOR, entered[page.name], MODEL, entered[page.entered])
     assert all(page.controls.history not in next(following) for _ in range(5)), "it is still under way"
     running.close()
     *_, last = following
     listed = new(last, page.controls.history)
     assert [name for _title, name in listed["choices"]] == [NAME] and listed["value"] is None
+
+
+def test_an_answer_that_ends_before_the_page_follows_it_is_shown_whole(page: _Page):
+    running = page.rooms.room(VISITOR, NAME).say(ASK, [], QUICK)
+    next(running), next(running)
+    entered = page._open(VISITOR, NAME, MODEL)
+    assert page.box not in entered, "nothing can be sent while the answer is under way"
+    running.close()
+    states = list(page._follow(VISITOR, NAME, MODEL, entered[page.entered]))
+    shown = next(state for state in states if page.box in state)
+    assert new(shown, page.box)["interactive"] is True and "Stopped." in str(shown[page.chat])
+    again = page._open(VISITOR, NAME, MODEL)
+    assert all(page.box not in state for state in page._follow(VISITOR, NAME, MODEL, again[page.entered]))
 
 
 def test_two_pages_ticks_add_up(page: _Page):
