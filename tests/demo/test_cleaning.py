@@ -26,7 +26,8 @@ def test_a_server_that_only_programs_use_cleans_too(tmp_path: Path, monkeypatch:
     (unused / CONVERSATION_FILE).write_text("{}")
     for old in (unused / CONVERSATION_FILE, left):
         os.utime(old, (0, 0))
-    answer(rooms, "Hello?", "", "", -1)
+    for _ in answer(rooms, "Hello?", "", "", -1):
+        pass
     assert not left.exists() and not unused.parent.exists()
 
 
