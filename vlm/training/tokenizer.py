@@ -26,7 +26,8 @@ from vlm.bundle import load_bundle
 from vlm.errors import UserError
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import sample_product
-from vlm.flatpack.render import render
+from vlm.flatpack.render import draw, scene
+from vlm.flatpack.shapes import random_scene
 from vlm.flatpack.style import HOUSE, random_style
 from vlm.pictures import psnr, to_images, to_tensor
 from vlm.settings import differences, without_paths
@@ -37,15 +38,17 @@ from vlm.training.loop import TrainSettings, read_runs
 class TokenizerSettings:
     """A tokenizer training run: architecture, loss weights, data, loop.
 
-    other_styles: share of random styles. initial: folder of a trained tokenizer, or of a bundle, to start from; ""
-    for random weights. decoder_of: such a folder too, but its decoder alone is trained further, so that models over
-    its codes stay valid. Raises ValueError where both are set.
+    other_styles: share of random styles; other_shapes: share of things of no family, see `vlm.flatpack.shapes`.
+    initial: folder of a trained tokenizer, or of a bundle, to start from; "" for random weights. decoder_of: such a
+    folder too, but its decoder alone is trained further, so that models over its codes stay valid. Raises ValueError
+    where both are set.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     weights: TokenizerLossWeights = field(default_factory=TokenizerLossWeights)
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
     other_styles: float = 0.25
+    other_shapes: float = 0.0
     initial: str = ""
     decoder_of: str = ""
     workers: int = 1
@@ -61,13 +64,18 @@ class TokenizerSettings:
         return Path(folder) if folder else None
 
 
-def picture(number: int, size: int, other_styles: float, seed: int, split: str = "train") -> Image.Image:
-    """Training picture `number`: a random step of a random product, in the house style or a random one."""
+def picture(
+    number: int, size: int, other_styles: float, seed: int, split: str = "train", other_shapes: float = 0.0
+) -> Image.Image:
+    """Training picture `number`: a step of a random product, or a thing of no family, in the house style or another."""
     rng = random.Random(f"{seed}:{number}:{split}")
-    product = sample_product(rng, split)
-    step = rng.randrange(len(stages(product)) + 1)
+    if other_shapes and rng.random() < other_shapes:
+        shown = random_scene(rng)
+    else:
+        product = sample_product(rng, split)
+        shown = scene(product, rng.randrange(len(stages(product)) + 1))
     style = random_style(rng) if rng.random() < other_styles else HOUSE
-    return render(product, step, size, style)
+    return draw(shown, size, style)
 
 
 class _Pictures(IterableDataset):
@@ -84,7 +92,10 @@ class _Pictures(IterableDataset):
         while True:
             base = (batch * self.world + self.rank) * self.batch_size
             images = [
-                picture(base + i, config.tokenizer.resolution, config.other_styles, config.train.seed)
+                picture(
+                    base + i, config.tokenizer.resolution, config.other_styles, config.train.seed,
+                    other_shapes=config.other_shapes,
+                )
                 for i in range(self.batch_size)
             ]
             yield torch.from_numpy(np.stack([np.asarray(image) for image in images]))
@@ -161,15 +172,15 @@ class TokenizerTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Median PSNR on held-out house-style renders, and on styles unlike any trained on; writes samples.png."""
+        """Median PSNR on held-out renders: in the house style, in random styles, of no family; writes samples.png."""
         assert isinstance(module, TrainedTokenizer)
         tokenizer = module.tokenizer
         device = next(tokenizer.parameters()).device
         size = self.settings.tokenizer.resolution
         figures: dict[str, float] = {}
         rows: list[list[Image.Image]] = []
-        for name, share in (("", 0.0), ("_other_styles", 1.0)):
-            images = [picture(i, size, share, 1234, "held_out") for i in range(48)]
+        for name, styles, shapes in (("", 0.0, 0.0), ("_other_styles", 1.0, 0.0), ("_other_shapes", 0.0, 1.0)):
+            images = [picture(i, size, styles, 1234, "held_out", shapes) for i in range(48)]
             pixels = to_tensor(images).to(device)
             tokens = tokenizer.encode(pixels)
             hybrid = tokenizer.decode(tokens)
