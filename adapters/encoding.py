@@ -12,20 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from adapters.disk import writing
 from adapters.examples import Example, Fault, opened
-from hart.schedule import ScaleSchedule
-from hart.tokens import HybridTokens
-from vlm.config import HartVLMConfig
 from vlm.errors import GuideError, UserError
 from vlm.generate import decode_picture
 from vlm.guide import PICTURE, parse_guide
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
-from vlm.stream import Conversation, parse, span_tokens
+from vlm.stream import Conversation, blank_picture, parse, span_tokens
 from vlm.training.cache import ConversationCache, weights_hash
 from vlm.training.conversations import conversation_sample
 
@@ -45,7 +41,7 @@ class Size:
 def measure(example: Example, processor: StreamProcessor) -> Size:
     """The size of an example, without opening its pictures."""
     config = processor.config
-    blank = _blank(config)
+    blank = blank_picture(config)
     messages = [
         {
             "role": message["role"],
@@ -195,13 +191,6 @@ def _keep(cache: ConversationCache, name: str, streams: Sequence[Conversation]) 
     advice = "what is encoded so far is kept; make room, and the same command goes on"
     with writing(cache.folder, advice):
         cache.save(name, streams)
-
-
-def _blank(config: HartVLMConfig) -> HybridTokens:
-    schedule = ScaleSchedule(config.scales)
-    codes = torch.zeros(1, config.codes_per_picture, dtype=torch.long)
-    residual = torch.zeros(1, config.scales[-1] ** 2, config.latent_channels)
-    return HybridTokens.from_flat(codes, residual, schedule)
 
 
 def _world_conversation(

@@ -158,6 +158,13 @@ def span_tokens(conversation: Conversation, rows: Rows, config: HartVLMConfig) -
     return [HybridTokens.from_flat(codes[None], residual[None], schedule) for codes, residual in pairs]
 
 
+def blank_picture(config: HartVLMConfig) -> HybridTokens:
+    """A picture, a batch of one, that only holds the place of one that is yet to be encoded."""
+    schedule = ScaleSchedule(config.scales)
+    codes = torch.zeros(1, config.codes_per_picture, dtype=torch.long)
+    return HybridTokens.from_flat(codes, torch.zeros(1, schedule.last**2, config.latent_channels), schedule)
+
+
 def round_residual(residual: Tensor) -> Tensor:
     """Any float residual → the stored dtype, on the CPU."""
     return residual.detach().to(device="cpu", dtype=RESIDUAL_DTYPE)

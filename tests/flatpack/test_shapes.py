@@ -11,7 +11,7 @@ from vlm.flatpack.geometry import depth_order
 from vlm.flatpack.render import draw, draw_ids
 from vlm.flatpack.shapes import random_scene
 from vlm.flatpack.style import HOUSE, random_style
-from vlm.training.tokenizer import TokenizerSettings, picture
+from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
 
 
 def test_scenes_depend_on_their_generator_alone_and_differ():
@@ -48,7 +48,7 @@ def test_steps_add_whole_layers_of_one_colour_or_nothing():
 def test_the_tokenizer_sees_its_share_of_them(share, monkeypatch):
     made = []
     monkeypatch.setattr("vlm.training.tokenizer.random_scene", lambda rng: made.append(1) or random_scene(rng))
-    for number in range(60):
-        picture(number, 128, 0.0, 3, other_shapes=share)
+    settings = TokenizerSettings(other_styles=0.0, other_shapes=share, workers=0)
+    seen = next(TokenizerTask(settings).batches(0, 60, 0, 1))
+    assert seen.shape == (60, 128, 128, 3)
     assert 60 * share - 15 <= len(made) <= 60 * share + 15 and (share > 0) == bool(made)
-    assert TokenizerSettings().other_shapes == 0

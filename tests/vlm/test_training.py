@@ -246,6 +246,9 @@ def test_a_cached_run_follows_the_same_curve_and_draws_nothing(tiny_tokenizer, t
     train(quick(ModelTask(settings)), settings.train, tmp_path / "first")
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 3
+    task = ModelTask(settings)
+    assert task.held_out_losses(task.module, rounds=1)["text_guide"] > 0
+    assert sorted((tmp_path / "cache").rglob("*.safetensors")) == files, "what is held out is no part of it"
     files[1].write_bytes(files[1].read_bytes()[:-10])  # a damaged batch is computed again
 
     drawn = []

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from hart.schedule import ScaleSchedule
-from hart.tokens import HybridTokens
 from vlm.batch import StreamBatch, collate
 from vlm.processor import StreamProcessor
-from vlm.stream import Conversation
+from vlm.stream import Conversation, blank_picture
 from vlm.training.cache import ConversationCache
 from vlm.training.conversations import KINDS, Sample, conversation_sample
 
@@ -116,15 +114,7 @@ def unencoded(
 ) -> Batch:
     """Samples as a batch whose pictures are yet to be encoded."""
     config = processor.config
-    schedule = ScaleSchedule(config.scales)
-    blank = {
-        "type": "image",
-        "tokens": HybridTokens.from_flat(
-            torch.zeros(1, config.codes_per_picture, dtype=torch.long),
-            torch.zeros(1, schedule.last**2, config.latent_channels),
-            schedule,
-        ),
-    }
+    blank = {"type": "image", "tokens": blank_picture(config)}
     streams = []
     for sample in samples:
         messages = []

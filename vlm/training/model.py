@@ -198,7 +198,7 @@ class ModelTask:
             with torch.autocast(module.device.type, enabled=False):
                 tokens = module.image_tokenizer.encode(pixels)
             rows = replace(rows, codes=tokens.flat_codes(), residuals=tokens.residual.to(RESIDUAL_DTYPE))
-        if self._cache:
+        if self._cache and batch.streams:
             self._cache.save(batch.name, filled(batch.streams, rows, module.config.text_vocab_size))
         return rows
 
