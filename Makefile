@@ -60,15 +60,18 @@ test: lint
 eval: $(VENV)/.installed
 	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
 
-# Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour. A run that was stopped goes on from its
-# last checkpoint.
+# Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour; MINUTES=N takes N minutes of training in
+# all. The bundle goes INTO a folder, by default the packaged one. A run that was stopped goes on from its last checkpoint.
 CONFIGS := vlm/configs
 KIND := $(if $(GPU),-gpu)
+INTO ?= vlm/bundle
+# Three eighths are the tokenizer's, as in the settings.
+EIGHTHS = $(if $(MINUTES),--set train.minutes=$(shell echo "$(MINUTES) $(1)" | awk '{print $$1 * $$2 / 8}'))
 bundle: $(VENV)/.installed
-	$(BIN)/vlm train tokenizer --config $(CONFIGS)/tokenizer$(KIND).yaml --out runs/tokenizer
-	$(BIN)/vlm train model --config $(CONFIGS)/model$(KIND).yaml --out runs/model
+	$(BIN)/vlm train tokenizer --config $(CONFIGS)/tokenizer$(KIND).yaml $(call EIGHTHS,3) --out runs/tokenizer
+	$(BIN)/vlm train model --config $(CONFIGS)/model$(KIND).yaml $(call EIGHTHS,5) --out runs/model
 	$(BIN)/vlm eval --bundle runs/model/bundle --limit 60 --card --json runs/eval.json --page runs/eval --force
-	rm -rf vlm/bundle && cp -r runs/model/bundle vlm/bundle
+	rm -rf '$(INTO)' && cp -r runs/model/bundle '$(INTO)'
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

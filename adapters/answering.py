@@ -127,5 +127,7 @@ def _agent_with(
     adapters = Adapters(plain.model, plain.fingerprint)
     for name, adapter in stored.items():
         adapters.add(adapter, name)
-    backbone = replace(plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker)
+    backbone = replace(
+        plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker, decoding=adapters.decoding
+    )
     return ChatAgent(backbone, seed=plain.seed), adapters

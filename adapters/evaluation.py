@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.examples import Example
-from adapters.held_out import held_out_losses
+from adapters.held_out import held_out_losses, held_out_pictures
+from adapters.pictures import ShownPictures
 from vlm.errors import GuideError, OutOfWorld
 from vlm.evaluation import guide_figures, held_out_case, judge
 from vlm.generate import generate
@@ -19,6 +20,9 @@ from vlm.processor import StreamProcessor
 from vlm.reading import read_guide
 from vlm.sampling import GenerationOptions
 from vlm.stream import Conversation
+
+SHOWN_AT_MOST = 48
+"""Held-out pictures whose way through the image tokenizer is measured."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ def _figures(
     seed: int,
 ) -> dict[str, float]:
     losses = held_out_losses(model, conversations)
+    losses |= held_out_pictures(model, ShownPictures(examples, processor)[:SHOWN_AT_MOST])
     figures = {f"held_out.{name}": value for name, value in losses.items()}
     options = GenerationOptions(seed=seed, previews=False)
     guides = guides_of(examples)[:limit]

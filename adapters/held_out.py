@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from adapters.encoding import sheet
+from hart.losses import decoder_loss
 from vlm.batch import collate
 from vlm.errors import UserError
 from vlm.generate import decode_picture
@@ -49,6 +51,18 @@ def held_out_losses(model: HartVLM, conversations: Sequence[Conversation]) -> di
         for name, value in model(rows.to(model.device), generator).metrics().items():
             sums[name] = sums.get(name, 0.0) + value / len(conversations)
     return sums
+
+
+@torch.no_grad()
+def held_out_pictures(model: HartVLM, pictures: Sequence[Tensor]) -> dict[str, float]:
+    """How well pictures, (3, H, W) in [-1, 1], come back from their tokens: "decoder", the loss that is trained, each
+    picture drawn from codes alone and from the whole latent; "psnr" of the second in dB. {} without pictures."""
+    if not pictures:
+        return {}
+    pixels = torch.stack(list(pictures)).to(model.device)
+    generator = torch.Generator().manual_seed(0)
+    _, parts = decoder_loss(model.image_tokenizer, torch.cat([pixels, pixels]), generator=generator)
+    return {"decoder": parts["loss"], "psnr": parts["psnr_hybrid"]}
 
 
 def held_out_samples(model: HartVLM, processor: StreamProcessor, conversations: Sequence[Conversation]) -> Image.Image:

@@ -20,7 +20,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from adapters.targets import parse_places, target_names
+from adapters.targets import PLACES, parse_places, target_names
 from vlm.errors import UserError
 from vlm.model import HartVLM
 
@@ -30,9 +30,12 @@ MAX_RANK = 1024
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """places: some of `adapters.targets.PLACES`. The update is alpha / rank (rslora: alpha / √rank) times B A x."""
+    """places: some of `adapters.targets.PLACES`. The update is alpha / rank (rslora: alpha / √rank) times B A x.
 
-    places: tuple[str, ...] = ("text", "image", "residual")
+    dropout: of what goes into updates, but in the decoder, whose part of the model is never in training mode.
+    """
+
+    places: tuple[str, ...] = tuple(PLACES)
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0

@@ -102,6 +102,11 @@ class Adapters:
         """The model with an adapter, or the base for None; shared by all who ask. Raises `UserError` on a name."""
         return self.base if name is None else self._entry(name).model
 
+    def decoding(self, name: str | None) -> HartVLM:
+        """The model whose image tokenizer turns tokens that were drawn with an adapter (None: without any) into
+        pictures. Never one that is lent, see `use`. Raises `UserError` on a name."""
+        return self._origin if name is None else self._entry(name).model
+
     def stored(self, name: str) -> StoredAdapter:
         """What was loaded under a name. Raises `UserError` on a name, or where it is a combination of several."""
         parts = self._entry(name).parts

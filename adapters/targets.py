@@ -1,4 +1,4 @@
-"""Which modules an adapter changes, from plain words: "text", "image", "residual".
+"""Which modules an adapter changes, from plain words: "text", "image", "residual", "decoder".
 
 Knows the names of HartVLM's modules. Names are always spelt out, never matched by a pattern, so that no layer is
 changed that nobody asked for.
@@ -18,8 +18,10 @@ PLACES: dict[str, tuple[str, ...]] = {
     "text": ("text.model.layers",),
     "image": ("image.layers", "latent_projection", "picture_projection", "code_head"),
     "residual": ("residual_head", "code_projection"),
+    # How tokens become pixels. The tokenizer's other half stays: what a code means is the same with every adapter.
+    "decoder": ("image_tokenizer.decoder",),
 }
-"""Word → modules under whose names all linear layers are taken."""
+"""Word → modules under whose names all linear layers and convolutions are taken."""
 
 
 def parse_places(words: str | Sequence[str]) -> tuple[str, ...]:
@@ -33,11 +35,11 @@ def parse_places(words: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def target_names(model: HartVLM, places: Sequence[str]) -> list[str]:
-    """The full names of the linear layers of these places, in the model's order. Raises `UserError` on another word."""
+    """The full names of the layers of these places, in the model's order. Raises `UserError` on another word."""
     prefixes = [prefix for place in parse_places(places) for prefix in PLACES[place]]
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, (nn.Linear, nn.Conv2d))
         and any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
     ]

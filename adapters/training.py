@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import os
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,16 +24,17 @@ from torch import Tensor, nn
 
 from adapters.disk import writing
 from adapters.folder import MANIFEST_FILE, Manifest, StoredAdapter, World, save_adapter, settings_record
-from adapters.held_out import held_out_losses, held_out_samples
+from adapters.held_out import held_out_losses, held_out_pictures, held_out_samples
 from adapters.lora import LoraSettings, drawing_from, put_in, state_of, weights_of
+from adapters.material import Batch, Material, batch_of
 from adapters.targets import target_names
+from hart.losses import decoder_loss
 from vlm.batch import collate
 from vlm.errors import UserError
 from vlm.files import check_output_folder, output_file
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
 from vlm.settings import differences
-from vlm.stream import Conversation
 from vlm.training.loop import RECORD, TrainSettings, train
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,15 @@ class AdaptSettings:
 
     lora: what is trained; rehearse: share of what is learnt that comes from `Material.rehearsal`; patience: a run stops
     after so many validations without a better held-out loss (0: never); draft_spans: pictures per conversation and step
-    whose drawing is learnt; checkpointing: see `HartVLM`.
+    whose drawing is learnt; pictures: per batch, that the image tokenizer's decoder learns to draw, where it is among
+    the places; checkpointing: see `HartVLM`.
     """
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     rehearse: float = 0.5
     patience: int = 5
     draft_spans: int = 3
+    pictures: int = 4
     checkpointing: bool = False
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
@@ -69,21 +71,8 @@ class AdaptSettings:
             raise UserError(f"rehearse is {self.rehearse}, expected a share of at least 0 and below 1")
         if self.patience < 0 or self.draft_spans < 0:
             raise UserError("patience and draft_spans are counts, expected at least 0")
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is learnt from: streams to train on, to test on, and of what the base knows already."""
-
-    train: Sequence[Conversation]
-    held_out: Sequence[Conversation]
-    rehearsal: Sequence[Conversation] = ()
-
-    def __post_init__(self) -> None:
-        if not self.train or not self.held_out:
-            raise UserError(
-                f"{len(self.train)} examples to learn from and {len(self.held_out)} to test on, expected 1 of each"
-            )
+        if self.pictures < 2:
+            raise UserError(f"pictures is {self.pictures}, expected at least 2: one from codes, one with its residual")
 
 
 @dataclass(frozen=True)
@@ -135,9 +124,10 @@ class AdaptTask:
         """None: the two factors of an update are no maps between hidden rows."""
         return []
 
-    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[list[Conversation]]:
-        """Every example once before any comes again; which ones give way to rehearsal depends on numbers alone."""
-        material, seed = self.material, self.settings.train.seed
+    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
+        """See `adapters.material.batch_of`; ends where the held-out loss has stopped falling."""
+        pictures = self.settings.pictures if "decoder" in self.settings.lora.places else 0
+        rehearse, seed = self.settings.rehearse, self.settings.train.seed
         interval = self.settings.train.validate_every * self.settings.train.accumulate
         number = start
         before = start // self.settings.train.accumulate
@@ -147,19 +137,11 @@ class AdaptTask:
                 if processes(self.settings).is_main_process:
                     log.info("stopped: no better on the held-out examples for %d validations", self.settings.patience)
                 return
-            first = (number * world + rank) * batch_size
-            batch = []
-            for index in range(first, first + batch_size):
-                chance = random.Random(f"{seed}:{index}")
-                if material.rehearsal and chance.random() < self.settings.rehearse:
-                    batch.append(material.rehearsal[chance.randrange(len(material.rehearsal))])
-                else:
-                    batch.append(material.train[_shuffled(index, len(material.train), seed)])
-            yield batch
+            yield batch_of(self.material, number * world + rank, batch_size, pictures, rehearse, seed)
             number += 1
 
     def loss(
-        self, module: nn.Module, batch: list[Conversation], generator: torch.Generator, progress: float
+        self, module: nn.Module, batch: Batch, generator: torch.Generator, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
         """See `vlm.training.loop.Task`; `module` holds the weights that stand in the model."""
         device = self.module.weights[0].device
@@ -167,10 +149,18 @@ class AdaptTask:
             self.model.to(device)
         if not self.model.training:
             self.model.train()
-        rows = collate(batch, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans)
+        conversations, pictures = batch.conversations, batch.pictures
+        rows = collate(
+            conversations, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans
+        )
         with drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
             losses = self.model(rows.to(device), generator)
-        return losses.total, {**losses.metrics(), "samples": len(batch)}
+        total, metrics = losses.total, {**losses.metrics(), "samples": len(conversations)}
+        if pictures is not None:
+            decoded, parts = decoder_loss(self.model.image_tokenizer, pictures.to(device), generator=generator)
+            total = total + decoded
+            metrics |= {"decoder": parts["loss"], "total": metrics["total"] + parts["loss"]}
+        return total, metrics
 
     @torch.no_grad()
     def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -179,6 +169,9 @@ class AdaptTask:
         assert isinstance(module, AdapterWeights)
         with self._holding(module):
             figures = held_out_losses(self.model, self.material.held_out[:VALIDATED_AT_MOST])
+            if "decoder" in self.settings.lora.places:
+                figures |= held_out_pictures(self.model, self.material.held_out_pictures[:VALIDATED_AT_MOST])
+                figures["total"] += figures.get("decoder", 0.0)
             with output_file(folder / "samples.png") as aside:
                 held_out_samples(self.model, self.processor, self.material.held_out).save(aside, format="PNG")
             history = [one for one in _history(folder) if one["step"] < step]
@@ -346,11 +339,3 @@ def _history(folder: Path) -> list[dict[str, float]]:
 
 def _or_infinite(value: float) -> float:
     return value if math.isfinite(value) else math.inf
-
-
-def _shuffled(index: int, count: int, seed: int) -> int:
-    """The `index`th of an endless list that holds each of `count` once per round, each round in another order."""
-    turn, place = divmod(index, count)
-    order = list(range(count))
-    random.Random(f"{seed}:{turn}:order").shuffle(order)
-    return order[place]

@@ -12,7 +12,6 @@ from pathlib import Path
 from demo.files import ServedFiles
 from demo.messages import ENDINGS, Picture, Shown, Words, described
 from vlm.chat import ChatSession, Turn
-from vlm.generate import decode_picture
 from vlm.message import Part
 
 
@@ -55,7 +54,7 @@ def _answer(session: ChatSession, turn: Turn, known: Sequence[Picture], files: S
             continue
         path = known[pictures].path if pictures < len(known) else ""
         if not (path and Path(path).is_file()):
-            path = files.keep(decode_picture(session.backbone.model, part["tokens"]))
+            path = files.keep(session.backbone.picture(part["tokens"], turn.adapter))
         parts.append(described(parts, path))
         pictures += 1
     return parts

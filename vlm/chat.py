@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from PIL import Image
 
+from hart.tokens import HybridTokens
 from vlm.context import turns_to_keep
 from vlm.errors import UserError
 from vlm.events import ContextTrimmed, Event, Events, Finished, Reason
@@ -53,8 +55,9 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Backbone:
-    """What sessions share: a model, its processor and fingerprint, the positions of context used, and two hooks for
-    adapters: one switches the model to a named adapter, the other tells who then speaks (`UserError` if it is unknown).
+    """What sessions share: a model, its processor and fingerprint, the positions of context used, and hooks for
+    adapters: one switches the model to a named adapter; the others tell who then speaks, and which model turns what was
+    drawn with it, or without any, into pictures (`UserError` if it is unknown).
     """
 
     model: HartVLM
@@ -63,6 +66,7 @@ class Backbone:
     context: int
     use_adapter: UseAdapter = no_adapters
     speaker_of: Callable[[str], Speaker] | None = None
+    decoding: Callable[[str | None], HartVLM] | None = None
 
     def speaker(self, adapter: str | None) -> Speaker:
         """Who writes an answer with an adapter (None: without any). One that is not here, as a conversation that was
@@ -73,6 +77,18 @@ class Backbone:
             return self.speaker_of(adapter) if self.speaker_of else Speaker(f"{self.fingerprint}+{adapter}")
         except UserError:
             return Speaker(f"{self.fingerprint}+{adapter}")
+
+
+    def picture(self, tokens: HybridTokens, adapter: str | None) -> Image.Image:
+        """A picture that was drawn with an adapter (None: without any), as pixels. One that is not here any more leaves
+        it to the model's own image tokenizer."""
+        if self.decoding is None:
+            return decode_picture(self.model, tokens)
+        try:
+            drawer = self.decoding(adapter)
+        except UserError:
+            drawer = self.decoding(None)
+        return decode_picture(drawer, tokens)
 
 
 @dataclass(frozen=True)
@@ -184,7 +200,7 @@ class ChatSession:
         """The answer of a turn as parts, its pictures decoded."""
         parts = self.backbone.processor.decode(turn.stream)[-1]["content"]
         return [
-            {"type": "image", "image": decode_picture(self.backbone.model, part["tokens"])}
+            {"type": "image", "image": self.backbone.picture(part["tokens"], turn.adapter)}
             if part["type"] == "image"
             else part
             for part in parts

@@ -24,7 +24,6 @@ from vlm.chat import Backbone, ChatSession, Turn
 from vlm.conversion import read_anew
 from vlm.errors import UserError
 from vlm.files import clear_leftovers, output_file, output_folder
-from vlm.generate import decode_picture
 from vlm.message import SentPicture
 from vlm.record import drawn_on, options_of, recorded_options, speaker_of
 from vlm.saved import CONVERSATION_FILE, SavedConversation, SavedPart, SavedTurn, read_message, read_saved
@@ -115,11 +114,11 @@ class _Pictures:
         return self._put(turn, hashlib.sha256(picture.png).hexdigest(), lambda: picture)
 
     def drawn(self, turn: int, tokens: HybridTokens) -> SavedPart:
-        model = self.session.backbone.model
-        ids = span_ids(tokens, model.config)
+        backbone, adapter = self.session.backbone, self.session.turns[turn].adapter
+        ids = span_ids(tokens, backbone.model.config)
         key = Conversation(ids, tokens.residual, torch.ones(len(ids), dtype=torch.bool)).fingerprint()
         # Decoded only where the file is new, so that saving after each turn costs no more for a long conversation.
-        return self._put(turn, key, lambda: SentPicture.of(decode_picture(model, tokens)))
+        return self._put(turn, key, lambda: SentPicture.of(backbone.picture(tokens, adapter)))
 
     def _put(self, turn: int, key: str, picture: Callable[[], SentPicture]) -> SavedPart:
         name = f"{turn + 1:03d}-{key[:16]}.png"

@@ -22,7 +22,9 @@ import torch
 from adapters.encoding import encode_examples, open_cache
 from adapters.importers import load_examples
 from adapters.lora import LoraSettings
-from adapters.training import About, AdaptSettings, AdaptTask, Material
+from adapters.material import Material
+from adapters.pictures import ShownPictures
+from adapters.training import About, AdaptSettings, AdaptTask
 from vlm.bundle import fingerprint, load_bundle
 from vlm.training.loop import TrainSettings
 
@@ -36,7 +38,8 @@ def measure(data: Path, rank: int, steps: int, cache: Path, batch_size: int) -> 
     streams = encode_examples(examples, model, processor, open_cache(cache, model, processor))
     train = TrainSettings(steps=steps, batch_size=batch_size, device="cpu", precision="no")
     settings = AdaptSettings(lora=LoraSettings(rank=rank, alpha=2.0 * rank), rehearse=0.0, train=train)
-    task = AdaptTask(model, processor, Material(streams[1:], streams[:1]), settings, Path("none"), About("-"))
+    material = Material(streams[1:], streams[:1], pictures=ShownPictures(examples[1:], processor))
+    task = AdaptTask(model, processor, material, settings, Path("none"), About("-"))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-4)
     batches = task.batches(0, batch_size, 0, 1)
     started = time.perf_counter()

@@ -19,7 +19,8 @@ from adapters.folder import World, load_adapter
 from adapters.held_out import held_out_losses
 from adapters.importers import load_examples
 from adapters.lora import LoraSettings, apply
-from adapters.training import About, AdaptSettings, AdaptTask, Material, run_folder, train_adapter
+from adapters.material import Material
+from adapters.training import About, AdaptSettings, AdaptTask, run_folder, train_adapter
 from vlm.batch import collate
 from vlm.errors import UserError
 from vlm.session import StreamSession
@@ -277,7 +278,7 @@ def test_every_example_comes_once_before_any_comes_again_and_processes_share_the
     number = {id(one): index for index, one in enumerate(material.train)}
 
     def batch(rank, world, start=0):
-        return [number[id(one)] for one in next(task.batches(start, 1, rank, world))]
+        return [number[id(one)] for one in next(task.batches(start, 1, rank, world)).conversations]
 
     both = [index for start in range(3) for rank in (0, 1) for index in batch(rank, 2, start)]
     assert sorted(both) == list(range(6))
@@ -292,7 +293,7 @@ def test_rehearsal_takes_its_share(material):
         built, processor(built), Material(material.train, material.held_out, known), settings, Path("nowhere"), ABOUT
     )
     batches = task.batches(0, 100, 0, 1)
-    taken = sum(any(one is old for old in known) for one in next(batches))
+    taken = sum(any(one is old for old in known) for one in next(batches).conversations)
     assert 30 < taken < 70
 
 

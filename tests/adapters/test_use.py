@@ -12,7 +12,7 @@ from adapter_fixtures import BASE, kept, model, processor, same, stored, streams
 from adapters.folder import load_adapter, save_adapter
 from adapters.lora import LoraSettings, apply, merge
 from adapters.registry import Adapters
-from adapters.targets import parse_places, target_names
+from adapters.targets import PLACES, parse_places, target_names
 from vlm.batch import collate
 from vlm.bundle import load_bundle
 from vlm.errors import UserError
@@ -21,7 +21,7 @@ from vlm.generate import generate
 from vlm.sampling import GenerationOptions
 from vlm.session import StreamSession
 
-ALL = LoraSettings(("text", "image", "residual"), rank=3, alpha=6.0)
+ALL = LoraSettings(("text", "image", "residual", "decoder"), rank=3, alpha=6.0)
 BRIEF = GenerationOptions(max_new_tokens=6, previews=False, temperature=1.0)
 
 
@@ -43,13 +43,15 @@ def write(folder, adapter, built):
     return folder
 
 
-def test_every_place_names_linear_layers_of_its_own_and_none_of_the_tokenizer(base):
-    names = {place: set(target_names(base, [place])) for place in ("text", "image", "residual")}
-    assert all(names.values())
-    assert not names["text"] & names["image"] and not names["image"] & names["residual"]
-    assert not any("image_tokenizer" in name or "lm_head" in name for found in names.values() for name in found)
+def test_every_place_names_layers_of_its_own_and_none_of_what_gives_codes_their_meaning(base):
+    names = {place: set(target_names(base, [place])) for place in PLACES}
+    assert all(names.values()) and set(names) == {"text", "image", "residual", "decoder"}
+    assert len(set().union(*names.values())) == sum(map(len, names.values()))
+    every = [name for found in names.values() for name in found]
+    assert not any("encoder" in name or "quantizer" in name or "lm_head" in name for name in every)
+    assert all(name.startswith("image_tokenizer.decoder.") for name in names["decoder"])
     assert parse_places(" residual,text,text ") == ("text", "residual")
-    with pytest.raises(UserError, match="cannot train 'imge', expected some of text, image, residual"):
+    with pytest.raises(UserError, match="cannot train 'imge', expected some of text, image, residual, decoder"):
         parse_places("imge")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from adapter_fixtures import BASE, QUICK, model, processor, streams
 
 from adapters.lora import LoraSettings
-from adapters.training import About, AdaptSettings, Material, train_adapter
+from adapters.material import Material
+from adapters.training import About, AdaptSettings, train_adapter
 
 
 def main(folder: Path, batch_size: int, patience: int) -> None:

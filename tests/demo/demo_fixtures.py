@@ -56,9 +56,11 @@ def adapted_menu() -> ModelMenu:
     """The model of `tiny_rooms` with an adapter that changes every place, and another of other settings without."""
     plain = tiny_agent()
     adapters = Adapters(plain.model, plain.fingerprint)
-    places = LoraSettings(("text", "image", "residual"), rank=3, alpha=6.0)
+    places = LoraSettings(rank=3, alpha=6.0)
     adapters.add(stored(plain.model, places, base=plain.fingerprint), "style")
-    backbone = replace(plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker)
+    backbone = replace(
+        plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker, decoding=adapters.decoding
+    )
     agents = {"one": ChatAgent(backbone, seed=plain.seed), "two": tiny_agent(seed=1, guidance=4.0, residual_steps=5)}
     return ModelMenu({name: lambda agent=agent: agent for name, agent in agents.items()}, {"one": adapters.names})
 

@@ -86,8 +86,8 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter to write.")],
     places: Annotated[
-        str, typer.Option("--train", help="What is trained: some of text,image,residual.")
-    ] = "text,image,residual",
+        str, typer.Option("--train", help="What is trained: some of text,image,residual,decoder.")
+    ] = "text,image,residual,decoder",
     rank: Annotated[int, typer.Option(help="Of the updates; the size grows with it.")] = 16,
     alpha: Annotated[float | None, typer.Option(help="Strength of the updates; by default twice the rank.")] = None,
     dropout: Annotated[float, typer.Option(help="Share of inputs dropped while training.")] = 0.0,
@@ -128,6 +128,7 @@ def train(
         from adapters.held_out import split
         from adapters.importers import load_examples
         from adapters.lora import LoraSettings
+        from adapters.pictures import ShownPictures, world_pictures
         from adapters.targets import parse_places
         from adapters.training import (
             About,
@@ -168,7 +169,14 @@ def train(
         with processes(settings).main_process_first():
             streams = _encode(found.examples, model, processor, cache)
             known = rehearsal(min(2 * len(learnt), 400) if rehearse else 0, seed, model, processor, cache)
-        material = Material([streams[i] for i in learnt], [streams[i] for i in tested], known)
+        material = Material(
+            [streams[i] for i in learnt],
+            [streams[i] for i in tested],
+            known,
+            ShownPictures([found.examples[i] for i in learnt], processor),
+            ShownPictures([found.examples[i] for i in tested], processor),
+            world_pictures(processor, seed) if rehearse else None,
+        )
         about = About(
             base=base,
             command=_command(),

@@ -1,0 +1,193 @@
+"""Teaching the image tokenizer's decoder: what changes, what must not, and whose decoder shows which picture."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from adapter_fixtures import BASE, QUICK, kept, manual, model, picture_file, processor, stored, streams
+from agent_fixtures import BRIEF, GUIDE, script, tiny_agent
+
+from adapters.folder import load_adapter
+from adapters.held_out import held_out_losses, held_out_pictures
+from adapters.importers import load_examples
+from adapters.lora import LoraSettings, apply, merge
+from adapters.material import Material, batch_of
+from adapters.pictures import ShownPictures, world_pictures
+from adapters.registry import Adapters
+from adapters.training import About, AdaptSettings, AdaptTask, train_adapter
+from vlm.chat import ChatSession
+from vlm.conversations import load_conversation, save_conversation
+from vlm.errors import UserError
+from vlm.events import ImageDone
+
+SIZE = (3, 32, 32)
+
+
+def pictures(count: int, seed: int = 0) -> list[torch.Tensor]:
+    """Random blocks of colour."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
+    return list(torch.nn.functional.interpolate(small, SIZE[1:]))
+
+
+@pytest.fixture(scope="module")
+def material():
+    several = streams(model(), 4)
+    return Material(several[:3], several[3:], pictures=pictures(6), held_out_pictures=pictures(3, seed=1))
+
+
+def adapt(out, material, places=("decoder",), rehearse=0.0, **train):
+    settings = AdaptSettings(LoraSettings(places, rank=2), rehearse, train=replace(QUICK, **train))
+    built = model()
+    train_adapter(built, processor(built), material, settings, out, About(BASE))
+    adapter = load_adapter(out)
+    return adapter, apply(model(), [(adapter.settings, adapter.tensors, 1.0)])
+
+
+def test_the_decoder_alone_learns_its_pictures_and_changes_nothing_else(tmp_path, material):
+    adapter, changed = adapt(tmp_path / "a", material, steps=30, validate_every=30)
+    assert adapter.tensors and all(name.startswith("image_tokenizer.decoder.") for name in adapter.tensors)
+    assert all(value.abs().sum() > 0 for value in adapter.tensors.values())
+    before, after = held_out_pictures(model(), material.pictures), held_out_pictures(changed, material.pictures)
+    assert after["decoder"] < before["decoder"] and after["psnr"] > before["psnr"]
+    figures = adapter.manifest.figures
+    known = held_out_pictures(changed, material.held_out_pictures)
+    assert figures["held_out.decoder"] == pytest.approx(known["decoder"], abs=1e-4)
+    stream = held_out_losses(changed, material.held_out)
+    assert figures["held_out.total"] == pytest.approx(stream["total"] + known["decoder"], abs=1e-3)
+    # Codes keep their meaning, and the towers write and draw what they did, to the bit.
+    pixels = torch.stack(pictures(2, seed=2))
+    one, other = model().image_tokenizer.encode(pixels), changed.image_tokenizer.encode(pixels)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.codes, other.codes, strict=True))
+    assert torch.equal(one.residual, other.residual)
+    assert stream == held_out_losses(model(), material.held_out)
+
+
+def test_merging_the_decoder_equals_adding_it(material):
+    base = model()
+    adapter = stored(base, LoraSettings(("decoder",), 3, 6.0))
+    added = apply(base, [(adapter.settings, adapter.tensors, 1.0)])
+    merged = merge(added)
+    assert set(merged.state_dict()) == set(base.state_dict())
+    tokens = base.image_tokenizer.encode(torch.stack(pictures(2)))
+    shown = [one.image_tokenizer.decode(tokens) for one in (base, added, merged)]
+    assert torch.allclose(shown[1], shown[2], atol=1e-4) and not torch.allclose(shown[0], shown[1], atol=1e-2)
+
+
+def test_other_places_leave_the_decoder_as_it_was(tmp_path, material):
+    adapter, changed = adapt(tmp_path / "a", material, ("text", "image", "residual"), steps=2)
+    before = kept(model().image_tokenizer)
+    assert all(torch.equal(value, before[name]) for name, value in changed.image_tokenizer.state_dict().items())
+    assert "held_out.decoder" not in adapter.manifest.figures
+
+
+class Killed(Exception):
+    """Stands for a process that dies."""
+
+
+@pytest.mark.parametrize(("accumulate", "call"), [(1, 4), (2, 8)])
+def test_a_run_that_was_killed_goes_on_with_the_pictures_it_would_have_had(
+    tmp_path, material, monkeypatch, accumulate, call
+):
+    material = replace(material, known_picture=lambda number: pictures(1, seed=100 + number)[0])
+    options = dict(
+        places=("text", "decoder"), rehearse=0.5, steps=6, validate_every=2, accumulate=accumulate, save_minutes=0.0
+    )
+    whole, _ = adapt(tmp_path / "whole", material, **options)
+    loss, calls = AdaptTask.loss, []
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return loss(*arguments)
+
+    monkeypatch.setattr(AdaptTask, "loss", deadly)
+    with pytest.raises(Killed):
+        adapt(tmp_path / "killed", material, **options)
+    monkeypatch.setattr(AdaptTask, "loss", loss)
+    again, _ = adapt(tmp_path / "killed", material, **options)
+    assert all(torch.equal(value, whole.tensors[name]) for name, value in again.tensors.items())
+    assert again.manifest.figures == whole.manifest.figures
+
+
+def test_which_pictures_a_batch_has_depends_on_its_number_alone(material):
+    marked = [torch.full(SIZE, float(number)) for number in range(50)]
+    some = replace(material, pictures=marked, known_picture=lambda number: torch.full(SIZE, -1.0 - number))
+
+    def taken(number, rehearse=0.0, seed=0):
+        batch = batch_of(some, number, 2, 8, rehearse, seed)
+        return [int(one[0, 0, 0]) for one in batch.pictures]
+
+    assert taken(3) == taken(3) != taken(4) and taken(3, seed=1) != taken(3)
+    assert set(sum((taken(number) for number in range(60)), [])) == set(range(50))
+    mixed = sum((taken(number, rehearse=0.5) for number in range(50)), [])
+    known = [one for one in mixed if one < 0]
+    assert 150 < len(known) < 250 and len(set(known)) == len(known)
+    assert batch_of(some, 0, 2, 0, 0.5, 0).pictures is None
+    assert batch_of(replace(some, pictures=()), 0, 2, 8, 0.5, 0).pictures is None
+    with pytest.raises(UserError, match="pictures is 1, expected at least 2"):
+        AdaptSettings(pictures=1)
+
+
+def test_the_pictures_are_those_that_answers_show_fitted_as_the_model_sees_them(tmp_path):
+    built = processor(model())
+    manual(tmp_path, "stand", "red")
+    found = load_examples(tmp_path).examples
+    shown = ShownPictures(found, built)
+    assert len(shown) == 2 and [tuple(one.shape) for one in shown] == [SIZE, SIZE]
+    assert float(shown[0].min()) >= -1 and float(shown[0].max()) <= 1 and float(shown[0].std()) > 0.1
+    assert len(shown[:1]) == 1 and torch.equal(shown[:1][0], shown[0])
+    asked = replace(found[0], messages=({**found[0].messages[1], "role": "user"},))
+    assert len(ShownPictures([asked], built)) == 0
+    known = world_pictures(built, 0)
+    assert tuple(known(0).shape) == SIZE and torch.equal(known(0), world_pictures(built, 0)(0))
+    assert not torch.equal(known(0), known(1))
+    picture_file(tmp_path / "stand.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"stand\.md.*stand\.png"):
+        shown[1]
+
+
+@pytest.fixture
+def adapted(monkeypatch):
+    """A session over an agent with an adapter that changes every place, and the registry."""
+    script(monkeypatch, GUIDE)
+    agent = tiny_agent()
+    registry = Adapters(agent.model, agent.fingerprint)
+    registry.add(stored(agent.model, LoraSettings(rank=3, alpha=6.0), base=agent.fingerprint), "style")
+    backbone = replace(
+        agent.backbone, use_adapter=registry.use, speaker_of=registry.speaker, decoding=registry.decoding
+    )
+    return ChatSession(backbone), registry
+
+
+def test_a_picture_is_shown_by_the_decoder_it_was_drawn_with_whoever_answers_meanwhile(adapted, tmp_path):
+    session, registry = adapted
+    drawn = {}
+    for turn, adapter in enumerate(("style", None)):
+        events = session.reply("A stool?", adapter=adapter, **BRIEF | {"max_new_tokens": 400})
+        drawn[turn] = [event.image.tobytes() for event in events if isinstance(event, ImageDone)]
+    base = session.backbone.model
+    save_conversation(session, tmp_path / "kept")
+
+    def shown(of: ChatSession) -> dict[int, list[bytes]]:
+        parts = {number: of.answer_parts(turn) for number, turn in enumerate(of.turns)}
+        return {
+            number: [part["image"].tobytes() for part in some if part["type"] == "image"]
+            for number, some in parts.items()
+        }
+
+    for lent in (nullcontext(), registry.use(base, "style")):
+        with lent:
+            assert shown(session) == drawn and all(map(len, drawn.values()))
+            assert shown(load_conversation(session.backbone, tmp_path / "kept")) == drawn
+    tokens = next(part for part in session.backbone.processor.decode(session.turns[0].stream)[-1]["content"]
+                  if part["type"] == "image")["tokens"]  # fmt: skip
+    plain = session.backbone.picture(tokens, None).tobytes()
+    assert plain != drawn[0][0]
+    # One that is not here any more leaves it to the base, and so does an agent that knows no adapters.
+    assert session.backbone.picture(tokens, "gone").tobytes() == plain
+    assert tiny_agent().backbone.picture(tokens, "style").tobytes() == plain
