@@ -1,6 +1,6 @@
 """Before and after: what an adapter gained on the user's held-out examples and lost on the base's own evaluation.
 
-Knows models, streams and the base's evaluation. Does not know files or the command line.
+Knows models, streams, the pictures of examples and the base's evaluation. Does not know the command line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from adapters.examples import Example
 from adapters.held_out import held_out_losses, held_out_pictures
-from adapters.pictures import ShownPictures
+from adapters.pictures import ShownPictures, spread
 from vlm.errors import GuideError, OutOfWorld
 from vlm.evaluation import guide_figures, held_out_case, judge
 from vlm.generate import generate
@@ -98,7 +98,8 @@ def _figures(
     seed: int,
 ) -> dict[str, float]:
     losses = held_out_losses(model, conversations)
-    losses |= held_out_pictures(model, ShownPictures(examples, processor)[:SHOWN_AT_MOST])
+    losses |= held_out_pictures(model, spread(ShownPictures(examples, processor), SHOWN_AT_MOST))
+    losses["total"] += losses.get("decoder", 0.0)
     figures = {f"held_out.{name}": value for name, value in losses.items()}
     options = GenerationOptions(seed=seed, previews=False)
     guides = guides_of(examples)[:limit]

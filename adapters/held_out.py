@@ -43,7 +43,7 @@ def split(names: Sequence[str], share: float) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def held_out_losses(model: HartVLM, conversations: Sequence[Conversation]) -> dict[str, float]:
-    """Mean losses and accuracies, teacher-forced, always with the same noise; "total" is what is trained."""
+    """Mean losses and accuracies, teacher-forced, always with the same noise; weighed as the model's config says."""
     sums: dict[str, float] = {}
     for number, conversation in enumerate(conversations):
         generator = torch.Generator().manual_seed(number)

@@ -6,7 +6,10 @@ Knows picture files, processors and the flatpack world. Does not know models or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from adapters.examples import Example
@@ -15,12 +18,19 @@ from vlm.pictures import open_picture
 from vlm.processor import StreamProcessor
 from vlm.training.tokenizer import picture
 
+KEPT_BYTES = 256 << 20
+
+
+def spread(pictures: Sequence[Tensor], most: int) -> Sequence[Tensor]:
+    """At most so many pictures, taken at equal distances, so that they are of many examples."""
+    return pictures[:: max(1, -(-len(pictures) // most))]
+
 
 class ShownPictures(Sequence[Tensor]):
     """The pictures in the answers of examples, fitted as the model sees them: (3, H, W) float in [-1, 1] each.
 
-    A picture is opened whenever it is asked for, so that many of them take no memory. Raises `UserError`, naming the
-    place, for one that cannot be opened any more.
+    A picture is opened when it is first asked for, and kept fitted while there is room (`KEPT_BYTES`): photographs take
+    longer to open than to learn from. Raises `UserError`, naming the place, for one that cannot be opened any more.
     """
 
     def __init__(self, examples: Sequence[Example], processor: StreamProcessor) -> None:
@@ -33,6 +43,8 @@ class ShownPictures(Sequence[Tensor]):
             for part in message["content"]
             if part["type"] == "image"
         ]
+        self._kept: dict[Path, Tensor] = {}
+        self._room = KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self._found)
@@ -41,10 +53,17 @@ class ShownPictures(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         path, place = self._found[index]
+        if path in self._kept:
+            return self._kept[path].float() / 127.5 - 1
         try:
-            return self.processor.pixels(open_picture(path, background=self.processor.background))[0]
+            image = self.processor.fit(open_picture(path, background=self.processor.background))
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
+        fitted = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+        if fitted.numel() <= self._room:
+            self._kept[path] = fitted
+            self._room -= fitted.numel()
+        return fitted.float() / 127.5 - 1
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[index] for index in range(len(self)))

@@ -158,7 +158,7 @@ class Adapters:
             self.base._modules.update(view._modules)
             yield
         finally:
-            # Each name is set anew and none is ever missing: other threads decode pictures meanwhile.
+            # Each name is set anew and none is ever missing: other threads encode pictures meanwhile.
             self.base._modules.update(own)
             self._lending.release()
 

@@ -27,6 +27,7 @@ from adapters.folder import MANIFEST_FILE, Manifest, StoredAdapter, World, save_
 from adapters.held_out import held_out_losses, held_out_pictures, held_out_samples
 from adapters.lora import LoraSettings, drawing_from, put_in, state_of, weights_of
 from adapters.material import Batch, Material, batch_of
+from adapters.pictures import spread
 from adapters.targets import target_names
 from hart.losses import decoder_loss
 from vlm.batch import collate
@@ -49,19 +50,22 @@ class AdaptSettings:
 
     lora: what is trained; rehearse: share of what is learnt that comes from `Material.rehearsal`; patience: a run stops
     after so many validations without a better held-out loss (0: never); draft_spans: pictures per conversation and step
-    whose drawing is learnt; pictures: per batch, that the image tokenizer's decoder learns to draw, where it is among
-    the places; checkpointing: see `HartVLM`.
+    whose drawing is learnt; coarse_emphasis: takes the place of the base's own (see `HartVLMConfig`) while an adapter
+    learns, since the first codes of a picture decide whether it is in the style that the prompt asks for; pictures: per
+    batch, that the image tokenizer's decoder learns to draw, where it is among the places; checkpointing: see
+    `HartVLM`.
     """
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     rehearse: float = 0.5
     patience: int = 5
     draft_spans: int = 3
-    pictures: int = 4
+    coarse_emphasis: float = 0.8
+    pictures: int = 2
     checkpointing: bool = False
     train: TrainSettings = field(
         default_factory=lambda: TrainSettings(
-            minutes=15, batch_size=4, learning_rate=2e-3, warmup=20, weight_decay=0.0, average=0.98,
+            minutes=15, batch_size=2, learning_rate=4e-3, warmup=20, weight_decay=0.0, average=0.98,
             validate_every=100, save_minutes=1.0, betas=(0.9, 0.99),
         )  # fmt: skip
     )
@@ -71,6 +75,8 @@ class AdaptSettings:
             raise UserError(f"rehearse is {self.rehearse}, expected a share of at least 0 and below 1")
         if self.patience < 0 or self.draft_spans < 0:
             raise UserError("patience and draft_spans are counts, expected at least 0")
+        if not 0 <= self.coarse_emphasis <= 1:
+            raise UserError(f"coarse_emphasis is {self.coarse_emphasis}, expected 0 to 1")
         if self.pictures < 2:
             raise UserError(f"pictures is {self.pictures}, expected at least 2: one from codes, one with its residual")
 
@@ -107,6 +113,8 @@ class AdaptTask:
         about: About,
         force: bool = False,
     ) -> None:
+        if settings.lora.places == ("decoder",) and not material.pictures:
+            raise UserError("no answer shows a picture, so the decoder has nothing to learn; train text instead")
         self.settings, self.processor, self.material = settings, processor, material
         self.out, self.about, self.force = out, about, force
         self.targets = target_names(model, settings.lora.places)
@@ -149,17 +157,22 @@ class AdaptTask:
             self.model.to(device)
         if not self.model.training:
             self.model.train()
-        conversations, pictures = batch.conversations, batch.pictures
-        rows = collate(
-            conversations, self.model.config, generator=generator, max_draft_spans=self.settings.draft_spans
-        )
-        with drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
-            losses = self.model(rows.to(device), generator)
-        total, metrics = losses.total, {**losses.metrics(), "samples": len(conversations)}
-        if pictures is not None:
-            decoded, parts = decoder_loss(self.model.image_tokenizer, pictures.to(device), generator=generator)
-            total = total + decoded
-            metrics |= {"decoder": parts["loss"], "total": metrics["total"] + parts["loss"]}
+        metrics: dict[str, float] = {"samples": len(batch.conversations)}
+        parts = []
+        # Alone, the decoder learns nothing from the stream.
+        if self.settings.lora.places != ("decoder",):
+            spans = self.settings.draft_spans
+            rows = collate(batch.conversations, self.model.config, generator=generator, max_draft_spans=spans)
+            with self._emphasis(), drawing_from(generator, device) if self.settings.lora.dropout else nullcontext():
+                losses = self.model(rows.to(device), generator)
+            parts.append(losses.total)
+            metrics |= losses.metrics()
+        if batch.pictures is not None:
+            decoded, told = decoder_loss(self.model.image_tokenizer, batch.pictures.to(device), generator=generator)
+            parts.append(decoded)
+            metrics["decoder"] = told["loss"]
+        total = torch.stack(parts).sum()
+        metrics["total"] = float(total.detach())
         return total, metrics
 
     @torch.no_grad()
@@ -170,7 +183,7 @@ class AdaptTask:
         with self._holding(module):
             figures = held_out_losses(self.model, self.material.held_out[:VALIDATED_AT_MOST])
             if "decoder" in self.settings.lora.places:
-                figures |= held_out_pictures(self.model, self.material.held_out_pictures[:VALIDATED_AT_MOST])
+                figures |= held_out_pictures(self.model, spread(self.material.held_out_pictures, VALIDATED_AT_MOST))
                 figures["total"] += figures.get("decoder", 0.0)
             with output_file(folder / "samples.png") as aside:
                 held_out_samples(self.model, self.processor, self.material.held_out).save(aside, format="PNG")
@@ -228,6 +241,16 @@ class AdaptTask:
         told = [self._stop]
         broadcast_object_list(told)
         return told[0]
+
+    @contextmanager
+    def _emphasis(self) -> Iterator[None]:
+        """The code loss weighed for an adapter; what is validated is weighed as the base weighs it."""
+        config = self.model.config
+        own, config.coarse_emphasis = config.coarse_emphasis, self.settings.coarse_emphasis
+        try:
+            yield
+        finally:
+            config.coarse_emphasis = own
 
     @contextmanager
     def _holding(self, module: AdapterWeights) -> Iterator[None]:

@@ -92,8 +92,9 @@ def decoder_loss(
     if image.shape[0] < 2:
         raise ValueError(f"expected at least two pictures, one per decoding, got {image.shape[0]}")
     weights = weights or TokenizerLossWeights()
-    with torch.no_grad():
-        latent = model.encode_latent(image)
+    # As users encode: under autocast other codes would be learnt from than those that the model draws.
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        latent = model.encode_latent(image.to(next(model.encoder.parameters()).dtype))
         codes_latent = model.quantizer.trace(latent).accumulated[-1]
     parts, metrics = _decoded_parts(model, image, codes_latent, latent, generator, weights)
     loss = _weighted(parts, weights)

@@ -21,7 +21,6 @@ from vlm.conversations import load_conversation
 from vlm.devices import pick_device, pick_dtype
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Event, Events
-from vlm.generate import decode_picture
 from vlm.guide_edits import NEXT_QUESTION, EditableGuide, NextStep, next_step
 from vlm.message import Message, check_picture
 from vlm.model import HartVLM
@@ -191,7 +190,7 @@ class ChatAgent:
         if any(tokens is None for _, tokens in drawn):
             raise OutOfWorld(next(text for text, tokens in drawn if tokens is None).strip())
         return [
-            Drawing(decode_picture(self.model, tokens), text.strip(), prompt, seed, self.fingerprint)
+            Drawing(self.backbone.picture(tokens, None), text.strip(), prompt, seed, self.fingerprint)
             for (text, tokens), prompt, seed in zip(drawn, asked, chosen, strict=True)
             if tokens is not None
         ]

@@ -4,11 +4,13 @@
     python docs/examples/manuals.py make drafting my-drafts --guides 200
     python docs/examples/manuals.py judge pedestal my-adapter --limit 20 --sheet before-after.png
     python docs/examples/manuals.py ceiling drafting --limit 10
+    python docs/examples/manuals.py paper my-adapter --limit 24
 
 `pedestal` is a family of furniture that is no part of the package, in the house style; `drafting` draws the families
 that the model knows on blue drafting paper, where the prompt asks for it. The data are JSON lines and PNGs, as anyone
-might bring them; judging uses the package's checker, told of the family or of the style. `worked_example.py` runs all
-of it.
+might bring them; judging uses the package's checker, told of the family or of the style. `ceiling` is what the image
+tokenizer keeps of true pictures; `paper` counts the guides that begin on drafting paper with an adapter, of those asked
+for on it and of those that are not. `worked_example.py` makes, trains and judges.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vlm.flatpack import build, prompts
@@ -174,6 +177,30 @@ def ceiling(kind: str, model: Any, processor: Any, limit: int) -> float:
     return right / total
 
 
+def on_paper(model: Any, processor: Any, limit: int) -> tuple[int, int]:
+    """How many guides begin on drafting paper: of `limit` asked for on it, and of `limit` asked for without a word."""
+    from vlm.evaluation import held_out_case
+    from vlm.events import ImageDone
+    from vlm.generate import generate
+    from vlm.sampling import GenerationOptions
+
+    def begins_on_paper(prompt: Prompt, seed: int) -> bool:
+        stream = processor.encode([{"role": "user", "content": prompt.text}], add_generation_prompt=True)
+        events = generate(model, processor, stream, GenerationOptions(seed=seed, previews=False))
+        first = next((event.image for event in events if isinstance(event, ImageDone)), None)
+        return first is not None and _distance(first, DRAFTING) < _distance(first, HOUSE)
+
+    asked = sum(begins_on_paper(case("drafting", number, "held_out")[1], number) for number in range(limit))
+    return asked, sum(begins_on_paper(held_out_case(0, number)[1], number) for number in range(limit))
+
+
+def _distance(image: Image.Image, style: Style) -> float:
+    """Of a picture's rim from a style's paper."""
+    pixels = np.asarray(image, dtype=float)
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(0)
+    return float(np.abs(rim - style.background).sum())
+
+
 def picture_sheet(kind: str, before: list[Shown], after: list[Shown], size: int) -> Image.Image:
     """Per product a row of pictures before, one after, and what would have been true of that answer."""
     most = 6
@@ -186,18 +213,25 @@ def picture_sheet(kind: str, before: list[Shown], after: list[Shown], size: int)
     return page
 
 
-def judge_adapter(
-    kind: str, adapter: Path, limit: int, sheet: Path | None, bundle: Path | None = None
-) -> dict[str, float]:
-    """Figures without and with an adapter on held-out products; the sheet shows before, after and true."""
+def with_adapter(adapter: Path, bundle: Path | None) -> tuple[Any, Any]:
+    """A bundle's model with an adapter, and its processor."""
     from adapters.registry import Adapters
     from vlm.bundle import fingerprint, load_bundle
 
     model, processor = load_bundle(bundle)
     registry = Adapters(model, fingerprint(bundle))
-    name = registry.load(adapter)
+    return registry.model_for(registry.load(adapter)), processor
+
+
+def judge_adapter(
+    kind: str, adapter: Path, limit: int, sheet: Path | None, bundle: Path | None = None
+) -> dict[str, float]:
+    """Figures without and with an adapter on held-out products; the sheet shows before, after and true."""
+    from vlm.bundle import load_bundle
+
+    model, processor = load_bundle(bundle)
     before, drawn_before = judged(kind, model, processor, limit)
-    after, drawn_after = judged(kind, registry.model_for(name), processor, limit)
+    after, drawn_after = judged(kind, with_adapter(adapter, bundle)[0], processor, limit)
     if sheet is not None:
         picture_sheet(kind, drawn_before, drawn_after, processor.resolution).save(sheet)
     return {f"before.{key}": value for key, value in before.items()} | {
@@ -221,9 +255,14 @@ def main() -> None:
     tripper = commands.add_parser("ceiling")
     tripper.add_argument("kind", choices=KINDS)
     tripper.add_argument("--limit", type=int, default=10)
+    tripper.add_argument("--adapter", type=Path, help="whose decoder draws; by default the bundle's own")
     tripper.add_argument("--bundle", type=Path)
+    papers = commands.add_parser("paper")
+    papers.add_argument("adapter", type=Path)
+    papers.add_argument("--limit", type=int, default=24)
+    papers.add_argument("--bundle", type=Path)
     arguments = parser.parse_args()
-    if arguments.kind == "pedestal":
+    if arguments.command != "paper" and arguments.kind == "pedestal":
         register_pedestal()
     if arguments.command == "make":
         make(arguments.kind, arguments.folder, arguments.guides)
@@ -231,10 +270,16 @@ def main() -> None:
         figures = judge_adapter(arguments.kind, arguments.adapter, arguments.limit, arguments.sheet, arguments.bundle)
         for name, value in figures.items():
             print(f"{name:24} {value:.3f}")
+    elif arguments.command == "paper":
+        model, processor = with_adapter(arguments.adapter, arguments.bundle)
+        asked, unasked = on_paper(model, processor, arguments.limit)
+        print(f"on drafting paper: {asked} of {arguments.limit} asked, {unasked} of {arguments.limit} not asked")
     else:
         from vlm.bundle import load_bundle
 
-        print(f"{ceiling(arguments.kind, *load_bundle(arguments.bundle), arguments.limit):.3f}")
+        chosen, folder = arguments.bundle, arguments.adapter
+        model, processor = with_adapter(folder, chosen) if folder else load_bundle(chosen)
+        print(f"{ceiling(arguments.kind, model, processor, arguments.limit):.3f}")
 
 
 if __name__ == "__main__":

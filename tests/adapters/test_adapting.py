@@ -141,6 +141,25 @@ def test_checkpointing_saves_memory_and_changes_nothing_else(tmp_path, material)
     assert all(torch.allclose(value, again.tensors[name], atol=1e-5) for name, value in plain.tensors.items())
 
 
+def test_coarse_codes_count_more_while_an_adapter_learns_and_the_base_keeps_its_own_weighing(tmp_path, material):
+    learnt = []
+    for emphasis in (0.0, 1.0):
+        settings = AdaptSettings(
+            LoraSettings(("image",), rank=2), rehearse=0.0, coarse_emphasis=emphasis, train=replace(QUICK, steps=3)
+        )
+        built = model()
+        train_adapter(built, processor(built), material, settings, tmp_path / f"{emphasis}", ABOUT)
+        assert built.config.coarse_emphasis == model().config.coarse_emphasis
+        adapter = load_adapter(tmp_path / f"{emphasis}")
+        # Validation, which chooses and is told of, weighs as the base does.
+        figure = held_out_losses(added(adapter), material.held_out)["code"]
+        assert adapter.manifest.figures["held_out.code"] == pytest.approx(figure, abs=1e-4)
+        learnt.append(adapter.tensors)
+    assert any(not torch.equal(value, learnt[1][name]) for name, value in learnt[0].items())
+    with pytest.raises(UserError, match=r"coarse_emphasis is 1\.5, expected 0 to 1"):
+        AdaptSettings(coarse_emphasis=1.5)
+
+
 class Killed(Exception):
     """Stands for a process that dies."""
 

@@ -53,6 +53,25 @@ def test_training_writes_an_adapter_of_this_base_that_names_no_place(place):
     told = "".join(path.read_text(errors="ignore") for path in (place / "adapter").iterdir())
     assert str(place) not in told
     assert adapter.manifest.record[0]["steps"] == 3
+    assert adapter.manifest.figures["held_out.decoder"] > 0
+    assert any(name.startswith("image_tokenizer.decoder.") for name in adapter.tensors)
+
+
+def test_the_command_learns_from_the_pictures_of_some_examples_and_tests_on_those_of_others(place, monkeypatch):
+    seen = []
+
+    def training(model, processor, material, settings, out, about, **options):
+        seen.append((material, settings))
+
+    monkeypatch.setattr("adapters.training.train_adapter", training)
+    assert train(place, "seen", "--coarse-emphasis", 0.4, "--rehearse", 0.5).exit_code == 0
+    (material, settings), = seen
+    assert (len(material.pictures), len(material.held_out_pictures)) == (6, 2)
+    learnt, tested = ({one.numpy().tobytes() for one in some} for some in
+                      (material.pictures, material.held_out_pictures))  # fmt: skip
+    assert len(learnt) == 3 and len(tested) == 1 and not learnt & tested
+    assert material.known_picture is not None and material.known_picture(0).shape == material.pictures[0].shape
+    assert settings.coarse_emphasis == 0.4 and settings.lora.places == ("text", "image", "residual", "decoder")
 
 
 def test_the_same_command_goes_on_and_another_budget_adds_to_it(place):
@@ -85,6 +104,7 @@ def test_eval_prints_one_table_before_and_after(place):
     result = vlm("adapt", "eval", place / "adapter", place / "data", "--bundle", place / "base", "--limit", 0)
     assert result.exit_code == 0, result.output
     assert "| figure | before | after | change |" in result.output and "| held_out.code |" in result.output
+    assert "| held_out.decoder |" in result.output and "| held_out.psnr |" in result.output
     assert "base." not in result.output
     free = vlm("adapt", "eval", place / "adapter", place / "data", "--bundle", place / "base", "--limit", 1)
     assert free.exit_code == 0, free.output

@@ -9,13 +9,14 @@ import pytest
 import torch
 from adapter_fixtures import BASE, QUICK, kept, manual, model, picture_file, processor, stored, streams
 from agent_fixtures import BRIEF, GUIDE, script, tiny_agent
+from PIL import Image
 
 from adapters.folder import load_adapter
 from adapters.held_out import held_out_losses, held_out_pictures
 from adapters.importers import load_examples
 from adapters.lora import LoraSettings, apply, merge
 from adapters.material import Material, batch_of
-from adapters.pictures import ShownPictures, world_pictures
+from adapters.pictures import ShownPictures, spread, world_pictures
 from adapters.registry import Adapters
 from adapters.training import About, AdaptSettings, AdaptTask, train_adapter
 from vlm.chat import ChatSession
@@ -64,6 +65,18 @@ def test_the_decoder_alone_learns_its_pictures_and_changes_nothing_else(tmp_path
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(one.codes, other.codes, strict=True))
     assert torch.equal(one.residual, other.residual)
     assert stream == held_out_losses(model(), material.held_out)
+
+
+def test_where_no_answer_shows_a_picture_the_decoder_alone_has_nothing_to_learn(tmp_path, material):
+    with pytest.raises(UserError, match="the decoder has nothing to learn; train text instead"):
+        adapt(tmp_path / "a", replace(material, pictures=()))
+    assert not (tmp_path / "a").exists()
+
+
+def test_figures_are_of_pictures_from_all_over_the_held_out_examples():
+    numbers = [torch.tensor(float(number)) for number in range(50)]
+    assert [int(one) for one in spread(numbers, 12)] == list(range(0, 50, 5))
+    assert len(spread(numbers[:7], 12)) == 7 and not spread([], 12)
 
 
 def test_merging_the_decoder_equals_adding_it(material):
@@ -133,7 +146,7 @@ def test_which_pictures_a_batch_has_depends_on_its_number_alone(material):
         AdaptSettings(pictures=1)
 
 
-def test_the_pictures_are_those_that_answers_show_fitted_as_the_model_sees_them(tmp_path):
+def test_the_pictures_are_those_that_answers_show_fitted_as_the_model_sees_them(tmp_path, monkeypatch):
     built = processor(model())
     manual(tmp_path, "stand", "red")
     found = load_examples(tmp_path).examples
@@ -147,8 +160,16 @@ def test_the_pictures_are_those_that_answers_show_fitted_as_the_model_sees_them(
     assert tuple(known(0).shape) == SIZE and torch.equal(known(0), world_pictures(built, 0)(0))
     assert not torch.equal(known(0), known(1))
     picture_file(tmp_path / "stand.png").write_bytes(b"no picture")
+    # What was fitted once is kept; what there was no room for is opened again.
+    assert torch.equal(shown[1], shown[0])
     with pytest.raises(UserError, match=r"stand\.md.*stand\.png"):
-        shown[1]
+        ShownPictures(found, built)[1]
+    picture_file(tmp_path / "stand.png", (10, 200, 30))
+    monkeypatch.setattr("adapters.pictures.KEPT_BYTES", 100)
+    small = ShownPictures(found, built)
+    green = small[0]
+    picture_file(tmp_path / "stand.png", (200, 10, 30))
+    assert not torch.equal(small[0], green)
 
 
 @pytest.fixture
@@ -191,3 +212,19 @@ def test_a_picture_is_shown_by_the_decoder_it_was_drawn_with_whoever_answers_mea
     # One that is not here any more leaves it to the base, and so does an agent that knows no adapters.
     assert session.backbone.picture(tokens, "gone").tobytes() == plain
     assert tiny_agent().backbone.picture(tokens, "style").tobytes() == plain
+
+
+def test_the_same_tokens_shown_by_two_decoders_are_kept_as_two_pictures(adapted, tmp_path):
+    session, registry = adapted
+    alone = stored(session.backbone.model, LoraSettings(("decoder",), 3, 6.0), base=session.backbone.fingerprint)
+    registry.add(alone, "pixels")
+    kept = []
+    for adapter in ("pixels", None):
+        list(session.reply("A stool?", seed=1, adapter=adapter, **BRIEF | {"max_new_tokens": 400}))
+        save_conversation(session, tmp_path / "kept")
+        shown = [part["image"].tobytes() for part in session.answer_parts(session.turns[0]) if part["type"] == "image"]
+        saved = [Image.open(path).tobytes() for path in sorted((tmp_path / "kept" / "pictures").iterdir())]
+        assert sorted(saved) == sorted(shown)
+        kept.append((session.turns[0].stream.fingerprint(), shown))
+        session.undo()
+    assert kept[0][0] == kept[1][0] and kept[0][1] != kept[1][1]

@@ -7,6 +7,7 @@ from adapter_fixtures import example_script
 from PIL import Image
 
 from adapters.importers import load_examples
+from vlm.events import ImageDone, TextDelta
 from vlm.flatpack.build import stages
 from vlm.flatpack.checker import check
 from vlm.flatpack.product import FAMILIES
@@ -47,6 +48,28 @@ def test_its_manuals_are_whole_true_and_of_the_training_split(manuals, tmp_path,
     assert not check(picture, product, 1, manuals.style_of(kind)).ok
     if kind == "drafting":
         assert not check(picture, product, 0).ok
+
+
+def test_guides_on_drafting_paper_are_counted_whether_asked_for_or_not(manuals, monkeypatch):
+    said = []
+
+    class Processor:
+        def encode(self, messages, **options):
+            return messages[0]["content"]
+
+    def drawn(model, processor, prompt, options):
+        said.append(prompt)
+        asked = "drafting paper" in prompt
+        # One that is asked for comes on plain paper, one that is not on drafting paper; one answers without a picture.
+        style = manuals.style_of("drafting" if asked != (len(said) in (2, 9)) else "pedestal")
+        product, _ = manuals.case("drafting", len(said), "held_out")
+        yield TextDelta("Here.")
+        if len(said) != 3:
+            yield ImageDone(0, manuals.render(product, 0, 128, style), None)
+
+    monkeypatch.setattr("vlm.generate.generate", drawn)
+    assert manuals.on_paper(None, Processor(), 8) == (6, 1)
+    assert sum("drafting paper" in prompt for prompt in said) == 8 and len(said) == 16
 
 
 def test_every_pedestal_can_be_drawn_and_told_apart(manuals):

@@ -23,6 +23,7 @@ def test_the_whole_example_runs_and_keeps_its_figures(tmp_path, monkeypatch):
     assert told["minutes_in_all"] > told["minutes"]
     assert all(value == 0 for key, value in told.items() if key.startswith("forgotten.off."))
     assert {f"{when}.{key}" for when in ("before", "after") for key in ("picture.truth", "text.exact")} <= set(told)
+    assert told["ceiling"] > 0 and "after.ceiling" in told
     assert (tmp_path / "run" / "pedestal-3.png").is_file()
     # An adapter that is whole is not trained again.
     monkeypatch.setattr(example.subprocess, "run", None)

@@ -94,12 +94,15 @@ def train(
     rslora: Annotated[bool, typer.Option("--rslora", help="Divide by the root of the rank: for high ranks.")] = False,
     minutes: Annotated[float, typer.Option(help="Stop after so many minutes of training; 0: no such limit.")] = 15.0,
     max_steps: Annotated[int, typer.Option(help="Stop after so many steps; 0: no such limit.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Examples per step, process and accumulation.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Examples per step, process and accumulation.")] = 2,
     accumulate: Annotated[int, typer.Option(help="Batches per step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.")] = 4e-3,
     rehearse: Annotated[
         float, typer.Option(help="Share of the flatpack world, against forgetting; 0 if the model never knew it.")
     ] = 0.5,
+    coarse_emphasis: Annotated[
+        float, typer.Option(help="How much a picture's first, coarse codes count, 0 to 1: they decide its style.")
+    ] = 0.8,
     patience: Annotated[int, typer.Option(help="Stop after so many validations without gain; 0: never.")] = 5,
     validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 100,
     held_out: Share = 0.1,
@@ -153,7 +156,9 @@ def train(
             )  # fmt: skip
         except ValueError as error:
             raise UserError(str(error)) from error
-        settings = AdaptSettings(lora, rehearse, patience, checkpointing=checkpointing, train=loop)
+        settings = AdaptSettings(
+            lora, rehearse, patience, coarse_emphasis=coarse_emphasis, checkpointing=checkpointing, train=loop
+        )
         check_way(out, resume=resume, force=force)
         found = load_examples(data)
         found.check_whole()
