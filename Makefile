@@ -19,7 +19,7 @@ help:
 	@echo 'make demo    a chat in the browser, on this machine alone [PORT=7860]'
 	@echo 'make test    lint, types and tests'
 	@echo 'make eval    figures on held-out products and a page of pictures, in out/eval'
-	@echo 'make bundle  trains the model in vlm/bundle from nothing [GPU=1]'
+	@echo 'make bundle  trains the model in vlm/bundle from nothing [GPU=1 MINUTES=240 INTO=folder]'
 	@echo 'make clean   removes .venv and caches, keeps out/'
 
 $(BIN)/python:
@@ -60,18 +60,20 @@ test: lint
 eval: $(VENV)/.installed
 	$(BIN)/vlm eval --force --seed "$$SEED" --json out/eval.json --page out/eval
 
-# Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour; MINUTES=N takes N minutes of training in
-# all. The bundle goes INTO a folder, by default the packaged one. A run that was stopped goes on from its last checkpoint.
+# Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour; MINUTES=N trains for N minutes in all, three
+# eighths of them the tokenizer. The bundle goes INTO a folder, by default the packaged one. A run that was stopped goes on
+# from its last checkpoint.
 CONFIGS := vlm/configs
 KIND := $(if $(GPU),-gpu)
 INTO ?= vlm/bundle
-# Three eighths are the tokenizer's, as in the settings.
 EIGHTHS = $(if $(MINUTES),--set train.minutes=$(shell echo "$(MINUTES) $(1)" | awk '{print $$1 * $$2 / 8}'))
 bundle: $(VENV)/.installed
+	@test ! -e '$(INTO)' || test -f '$(INTO)/stream_processor.json' || \
+		{ echo '$(INTO) is there and is no bundle, expected none or a bundle to replace; choose another INTO'; exit 2; }
 	$(BIN)/vlm train tokenizer --config $(CONFIGS)/tokenizer$(KIND).yaml $(call EIGHTHS,3) --out runs/tokenizer
 	$(BIN)/vlm train model --config $(CONFIGS)/model$(KIND).yaml $(call EIGHTHS,5) --out runs/model
 	$(BIN)/vlm eval --bundle runs/model/bundle --limit 60 --card --json runs/eval.json --page runs/eval --force
-	rm -rf '$(INTO)' && cp -r runs/model/bundle '$(INTO)'
+	test '$(INTO)' -ef runs/model/bundle || { rm -rf '$(INTO)' && cp -r runs/model/bundle '$(INTO)'; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
