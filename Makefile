@@ -62,7 +62,7 @@ eval: $(VENV)/.installed
 
 # Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour; MINUTES=N trains for N minutes in all, three
 # eighths of them the tokenizer. The bundle goes INTO a folder, by default the packaged one. A run that was stopped goes on
-# from its last checkpoint.
+# from its last checkpoint, a short one too: remove runs/tokenizer and runs/model to begin anew.
 CONFIGS := vlm/configs
 KIND := $(if $(GPU),-gpu)
 INTO ?= vlm/bundle
@@ -73,7 +73,7 @@ bundle: $(VENV)/.installed
 	$(BIN)/vlm train tokenizer --config $(CONFIGS)/tokenizer$(KIND).yaml $(call EIGHTHS,3) --out runs/tokenizer
 	$(BIN)/vlm train model --config $(CONFIGS)/model$(KIND).yaml $(call EIGHTHS,5) --out runs/model
 	$(BIN)/vlm eval --bundle runs/model/bundle --limit 60 --card --json runs/eval.json --page runs/eval --force
-	test '$(INTO)' -ef runs/model/bundle || { rm -rf '$(INTO)' && cp -r runs/model/bundle '$(INTO)'; }
+	test '$(INTO)' -ef runs/model/bundle || { rm -rf '$(INTO)' && mkdir -p "$$(dirname '$(INTO)')" && cp -r runs/model/bundle '$(INTO)'; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -5,7 +5,7 @@ Knows picture files, processors and the flatpack world. Does not know models or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +64,6 @@ class ShownPictures(Sequence[Tensor]):
             self._kept[path] = fitted
             self._room -= fitted.numel()
         return fitted.float() / 127.5 - 1
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
 
 
 def world_pictures(processor: StreamProcessor, seed: int) -> Callable[[int], Tensor]:

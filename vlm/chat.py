@@ -78,7 +78,6 @@ class Backbone:
         except UserError:
             return Speaker(f"{self.fingerprint}+{adapter}")
 
-
     def picture(self, tokens: HybridTokens, adapter: str | None) -> Image.Image:
         """A picture that was drawn with an adapter (None: without any), as pixels. One that is not here any more leaves
         it to the model's own image tokenizer."""

@@ -118,8 +118,9 @@ class _Pictures:
         ids = span_ids(tokens, backbone.model.config)
         key = Conversation(ids, tokens.residual, torch.ones(len(ids), dtype=torch.bool)).fingerprint()
         if adapter is not None:
-            # Its decoder may show the very tokens of the base otherwise.
-            key = hashlib.sha256(f"{key} {backbone.speaker(adapter).fingerprint}".encode()).hexdigest()
+            # Its decoder may show the very tokens of the base otherwise. By name, so that the file stays where a
+            # conversation is loaded, and saved again, without the adapter.
+            key = hashlib.sha256(f"{key} {adapter}".encode()).hexdigest()
         # Decoded only where the file is new, so that saving after each turn costs no more for a long conversation.
         return self._put(turn, key, lambda: SentPicture.of(backbone.picture(tokens, adapter)))
 

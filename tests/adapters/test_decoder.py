@@ -228,3 +228,13 @@ def test_the_same_tokens_shown_by_two_decoders_are_kept_as_two_pictures(adapted,
         kept.append((session.turns[0].stream.fingerprint(), shown))
         session.undo()
     assert kept[0][0] == kept[1][0] and kept[0][1] != kept[1][1]
+
+
+def test_a_conversation_that_is_saved_again_without_its_adapter_keeps_the_true_pictures(adapted, tmp_path):
+    session, _ = adapted
+    list(session.reply("A stool?", adapter="style", **BRIEF | {"max_new_tokens": 400}))
+    folder = tmp_path / "kept"
+    save_conversation(session, folder)
+    before = {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
+    save_conversation(load_conversation(tiny_agent().backbone, folder), folder)
+    assert before and {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()} == before
