@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
+from PIL import Image
 from torch import Tensor
 
 from adapters.examples import Example
@@ -43,7 +42,7 @@ class ShownPictures(Sequence[Tensor]):
             for part in message["content"]
             if part["type"] == "image"
         ]
-        self._kept: dict[Path, Tensor] = {}
+        self._kept: dict[Path, Image.Image] = {}
         self._room = KEPT_BYTES
 
     def __len__(self) -> int:
@@ -53,17 +52,17 @@ class ShownPictures(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         path, place = self._found[index]
-        if path in self._kept:
-            return self._kept[path].float() / 127.5 - 1
-        try:
-            image = self.processor.fit(open_picture(path, background=self.processor.background))
-        except UserError as error:
-            raise UserError(f"{place}: {error}") from error
-        fitted = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
-        if fitted.numel() <= self._room:
-            self._kept[path] = fitted
-            self._room -= fitted.numel()
-        return fitted.float() / 127.5 - 1
+        image = self._kept.get(path)
+        if image is None:
+            try:
+                image = self.processor.fit(open_picture(path, background=self.processor.background))
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from error
+            size = 3 * image.width * image.height
+            if size <= self._room:
+                self._kept[path] = image
+                self._room -= size
+        return self.processor.pixels(image)[0]
 
 
 def world_pictures(processor: StreamProcessor, seed: int) -> Callable[[int], Tensor]:
