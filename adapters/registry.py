@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adapters.folder import StoredAdapter, World, load_adapter
 from adapters.lora import apply, merge, shared_copy
-from vlm.chat import Speaker
+from vlm.backbone import Speaker
 from vlm.errors import UserError
 from vlm.flatpack.style import COLOURS
 from vlm.model import HartVLM
@@ -126,7 +126,7 @@ class Adapters:
         return "+".join([self.fingerprint, *added])
 
     def speaker(self, name: str) -> Speaker:
-        """Who answers with an adapter: the hook of `vlm.chat.Backbone`. Raises `UserError` on a name."""
+        """Who answers with an adapter: the hook of `vlm.backbone.Backbone`. Raises `UserError` on a name."""
         world = self.world(name)
         return Speaker(self.fingerprint_of(name), world.colours, world.outside)
 
@@ -140,7 +140,7 @@ class Adapters:
         del self._entries[name]
 
     def use(self, model: HartVLM, name: str) -> AbstractContextManager[None]:
-        """Let the base object itself be the adapted model for a while: the hook of `vlm.chat.Backbone`.
+        """Let the base object itself be the adapted model for a while: the hook of `vlm.backbone.Backbone`.
 
         The object is one, so only one may do so at a time, and nobody else may use it meanwhile: where threads share a
         model, take `model_for`. Raises `UserError` on a name, at once; RuntimeError, on entering, while it is lent.

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from vlm.agent import ChatAgent
-from vlm.chat import Backbone
+from vlm.backbone import Backbone
 from vlm.errors import UserError
 
 log = logging.getLogger(__name__)

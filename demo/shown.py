@@ -54,7 +54,7 @@ def _answer(session: ChatSession, turn: Turn, known: Sequence[Picture], files: S
             continue
         path = known[pictures].path if pictures < len(known) else ""
         if not (path and Path(path).is_file()):
-            path = files.keep(session.backbone.picture(part["tokens"], turn.adapter))
+            path = files.keep(session.picture(turn, pictures, part["tokens"]))
         parts.append(described(parts, path))
         pictures += 1
     return parts

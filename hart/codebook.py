@@ -4,13 +4,15 @@ Knows: how embeddings follow the vectors assigned to them. Does not know picture
 has none, it moves by exponential averages (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1), which
 need no learning rate.
 
+Where several processes train together, their codebooks are one.
+
 The tracker is training state: save its ``state_dict`` with the optimizer, not with the model.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from hart.quantizer import MultiScaleQuantizer, QuantizerTrace
 
@@ -73,6 +75,7 @@ class CodebookTracker(nn.Module):
         self.sums.copy_(centres * self.counts[:, None])
         self._remember(vectors, generator)
         self.updates.fill_(1)
+        _as_the_first_process(quantizer.embedding.weight, self.counts, self.sums)
 
     @torch.no_grad()
     def adopt(self, quantizer: MultiScaleQuantizer) -> None:
@@ -100,6 +103,10 @@ class CodebookTracker(nn.Module):
         rests = torch.cat([scale.flatten(0, 1) for scale in trace.rests])
         counts = torch.bincount(codes, minlength=quantizer.vocab_size).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, rests)
+        if _processes() > 1:
+            # Every process learns from the vectors of all.
+            distributed.all_reduce(counts)
+            distributed.all_reduce(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         # A code without recent vectors keeps its place: its average would be 0/0.
@@ -112,6 +119,7 @@ class CodebookTracker(nn.Module):
         revived = 0
         if revive and int(self.updates) % self.revive_every == 0:
             revived = self._revive(quantizer, generator)
+        _as_the_first_process(quantizer.embedding.weight, self.counts, self.sums)
         return self.statistics() | {"codebook_revived": float(revived)}
 
     def statistics(self) -> dict[str, float]:
@@ -143,6 +151,17 @@ class CodebookTracker(nn.Module):
         rest = vectors[free:]
         if len(rest):
             self.recent[_choose(pool, len(rest), generator, self.recent.device)] = rest
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _as_the_first_process(*tensors: Tensor) -> None:
+    """Give all processes the first one's values: what is drawn at random is drawn by each of its own samples."""
+    if _processes() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
 
 
 def _pyramid_rests(quantizer: MultiScaleQuantizer, latent: Tensor) -> list[Tensor]:

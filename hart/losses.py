@@ -6,7 +6,7 @@ Does not know the optimizer, the data or how long training runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class TokenizerLossWeights:
     commitment pulls the latent to its codes, codebook the residual convolutions to the latent (every scale).
     latent_noise: standard deviation of the noise on continuous latents, relative to their root mean square;
     it teaches the decoder to forgive small errors of a sampled residual. discrete_share: part of the batch
-    decoded from codes.
+    decoded from codes. Raises ValueError on what cannot be.
     """
 
     absolute: float = 1.0
@@ -36,6 +36,13 @@ class TokenizerLossWeights:
     codebook: float = 0.5
     latent_noise: float = 0.05
     discrete_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) >= 0:
+                raise ValueError(f"the weight {field.name} is {getattr(self, field.name)}, expected at least 0")
+        if self.discrete_share > 1:
+            raise ValueError(f"discrete_share is {self.discrete_share}, expected a share of at most 1")
 
 
 def tokenizer_loss(

@@ -1,4 +1,4 @@
-"""`make bundle` itself: what it runs, in which order, what it refuses before hours are spent. The training is a fake."""
+"""`make bundle` itself: what it runs, in which order, what it refuses before hours are spent. Training is a fake."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vlm.backbone import Backbone
 from vlm.bundle import bundle_path, fingerprint, load_bundle
-from vlm.chat import Backbone, ChatSession
+from vlm.chat import ChatSession
 from vlm.conversations import load_conversation
 from vlm.devices import pick_device, pick_dtype
 from vlm.errors import GuideError, OutOfWorld, UserError

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
@@ -19,17 +20,21 @@ from vlm.model import HartVLM
 COMMANDS = {"tokenizer": "vlm train tokenizer", "model": "vlm train model"}
 
 
+def training_runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs by which the bundle in `folder` was trained. Raises `UserError` if it has no readable record of them."""
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        return [{"part": part, "command": COMMANDS[part], **run} for part, told in record.items() for run in told]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / RECORD_FILE} tells of no training ({error}); write the bundle again") from error
+
+
 def write_card(model: HartVLM, folder: Path, figures: Mapping[str, float], *, limit: int, seed: int) -> Path:
     """Write the card of the bundle in `folder`, whose model this is, and its checksums anew; return the card's path.
 
-    figures: of `vlm.evaluation.evaluate` with this limit and seed. Raises `UserError` if the folder has no readable
-    record of its training.
+    figures: of `vlm.evaluation.evaluate` with this limit and seed. Raises `UserError` as `training_runs` does.
     """
-    try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        runs = [{"part": part, "command": COMMANDS[part], **run} for part, told in record.items() for run in told]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / RECORD_FILE} tells of no training ({error}); write the bundle again") from error
+    runs = training_runs(folder)
     config = model.config
     environment = Environment(loader=PackageLoader("vlm"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     text = environment.get_template("model_card.md").render(

@@ -7,87 +7,27 @@ Knows turns, seeds and what the model still sees of them. Does not know files, t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from typing import Any
 
 import torch
 from PIL import Image
 
 from hart.tokens import HybridTokens
+from vlm.backbone import Backbone
 from vlm.context import turns_to_keep
-from vlm.errors import UserError
 from vlm.events import ContextTrimmed, Event, Events, Finished, Reason
-from vlm.flatpack.style import COLOURS
-from vlm.generate import answer_events, decode_picture
+from vlm.generate import answer_events
 from vlm.kept_stream import KeptStream
 from vlm.message import Message, Part, SentPicture, check_message
-from vlm.model import HartVLM
-from vlm.processor import StreamProcessor
 from vlm.prompt import check_prompt
 from vlm.reading import is_guide, marked_text
 from vlm.record import Action
 from vlm.sampling import GenerationOptions
 from vlm.stream import Conversation, parse, written
-
-UseAdapter = Callable[[HartVLM, str], AbstractContextManager[None]]
-"""Switches a model to a named adapter for one answer. Raises `UserError`, when called, for a name it does not know."""
-
-
-def no_adapters(model: HartVLM, name: str) -> AbstractContextManager[None]:
-    """The hook while no adapters are loaded. Raises `UserError`."""
-    raise UserError(f"no adapter is loaded, so {name!r} cannot be used; ask without an adapter, or load one first")
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """Who writes an answer: the model, or the model with an adapter.
-
-    fingerprint: what it is known by. colours: those that its guides may name. outside: its own words where the model
-    says that something is outside what it knows; None: the model's.
-    """
-
-    fingerprint: str
-    colours: Collection[str] = tuple(COLOURS)
-    outside: str | None = None
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """What sessions share: a model, its processor and fingerprint, the positions of context used, and hooks for
-    adapters: one switches the model to a named adapter; the others tell who then speaks, and which model turns what was
-    drawn with it, or without any, into pictures (`UserError` if it is unknown).
-    """
-
-    model: HartVLM
-    processor: StreamProcessor
-    fingerprint: str
-    context: int
-    use_adapter: UseAdapter = no_adapters
-    speaker_of: Callable[[str], Speaker] | None = None
-    decoding: Callable[[str | None], HartVLM] | None = None
-
-    def speaker(self, adapter: str | None) -> Speaker:
-        """Who writes an answer with an adapter (None: without any). One that is not here, as a conversation that was
-        loaded may have used, is known by its name."""
-        if adapter is None:
-            return Speaker(self.fingerprint)
-        try:
-            return self.speaker_of(adapter) if self.speaker_of else Speaker(f"{self.fingerprint}+{adapter}")
-        except UserError:
-            return Speaker(f"{self.fingerprint}+{adapter}")
-
-    def picture(self, tokens: HybridTokens, adapter: str | None) -> Image.Image:
-        """A picture that was drawn with an adapter (None: without any), as pixels. One that is not here any more leaves
-        it to the model's own image tokenizer."""
-        if self.decoding is None:
-            return decode_picture(self.model, tokens)
-        try:
-            drawer = self.decoding(adapter)
-        except UserError:
-            drawer = self.decoding(None)
-        return decode_picture(drawer, tokens)
 
 
 @dataclass(frozen=True)
@@ -96,7 +36,8 @@ class Turn:
 
     asked: the stream from the user's turn to the opened assistant's; answer: the rest, always closed. context: numbers
     of the earlier turns that the model saw. guide: the answer is a whole guide. origin: fingerprint of another model
-    that wrote the answer, if one did.
+    that wrote the answer, if one did. speaker: fingerprint of the model with `adapter`, when it answered. shown: the
+    answer's pictures by number (from 0) as they were shown, where what drew them is not here.
     """
 
     message: tuple[Part, ...]
@@ -108,6 +49,8 @@ class Turn:
     adapter: str | None = None
     guide: bool = False
     origin: str | None = None
+    speaker: str | None = None
+    shown: Mapping[int, SentPicture] = field(default_factory=dict)
 
     @property
     def stream(self) -> Conversation:
@@ -160,7 +103,8 @@ class ChatSession:
         using = self.using(adapter)
         asked = self.encode(parts)
         kept = self._context(asked)
-        turn = Turn(parts, asked, self._closing, chosen, "cancelled", tuple(kept), adapter)
+        speaker = None if adapter is None else self.backbone.speaker(adapter).fingerprint
+        turn = Turn(parts, asked, self._closing, chosen, "cancelled", tuple(kept), adapter, speaker=speaker)
         return self._answer(turn, using, cancel or threading.Event())
 
     def undo(self) -> tuple[Part, ...]:
@@ -197,13 +141,17 @@ class ChatSession:
 
     def answer_parts(self, turn: Turn) -> list[dict[str, Any]]:
         """The answer of a turn as parts, its pictures decoded."""
-        parts = self.backbone.processor.decode(turn.stream)[-1]["content"]
+        number = count()
         return [
-            {"type": "image", "image": self.backbone.picture(part["tokens"], turn.adapter)}
+            {"type": "image", "image": self.picture(turn, next(number), part["tokens"])}
             if part["type"] == "image"
             else part
-            for part in parts
+            for part in self.backbone.processor.decode(turn.stream)[-1]["content"]
         ]
+
+    def picture(self, turn: Turn, number: int, tokens: HybridTokens) -> Image.Image:
+        """Picture `number` (from 0) of a turn's answer, whose tokens these are, as pixels."""
+        return turn.shown[number].image if number in turn.shown else self.backbone.picture(tokens, turn.adapter)
 
     def current_guide(self) -> int | None:
         """Number of the last turn whose answer is a whole guide; None if there is none."""

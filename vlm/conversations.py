@@ -13,19 +13,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 from hart.tokens import HybridTokens
+from vlm.backbone import Backbone
 from vlm.bundle import check_safetensors
-from vlm.chat import Backbone, ChatSession, Turn
+from vlm.chat import ChatSession, Turn
 from vlm.conversion import read_anew
 from vlm.errors import UserError
 from vlm.files import clear_leftovers, output_file, output_folder
 from vlm.message import SentPicture
-from vlm.record import drawn_on, options_of, recorded_options, speaker_of
+from vlm.record import drawn_on, options_of, recorded_options
 from vlm.saved import CONVERSATION_FILE, SavedConversation, SavedPart, SavedTurn, read_message, read_saved
 from vlm.stream import Conversation, parse, span_ids
 from vlm.transcript import transcript
@@ -113,16 +115,16 @@ class _Pictures:
     def sent(self, turn: int, picture: SentPicture) -> SavedPart:
         return self._put(turn, hashlib.sha256(picture.png).hexdigest(), lambda: picture)
 
-    def drawn(self, turn: int, tokens: HybridTokens) -> SavedPart:
-        backbone, adapter = self.session.backbone, self.session.turns[turn].adapter
-        ids = span_ids(tokens, backbone.model.config)
+    def drawn(self, turn: int, number: int, tokens: HybridTokens) -> SavedPart:
+        session, answered = self.session, self.session.turns[turn]
+        ids = span_ids(tokens, session.backbone.model.config)
         key = Conversation(ids, tokens.residual, torch.ones(len(ids), dtype=torch.bool)).fingerprint()
-        if adapter is not None:
+        if answered.adapter is not None:
             # Its decoder may show the very tokens of the base otherwise. By name, so that the file stays where a
             # conversation is loaded, and saved again, without the adapter.
-            key = hashlib.sha256(f"{key} {adapter}".encode()).hexdigest()
+            key = hashlib.sha256(f"{key} {answered.adapter}".encode()).hexdigest()
         # Decoded only where the file is new, so that saving after each turn costs no more for a long conversation.
-        return self._put(turn, key, lambda: SentPicture.of(backbone.picture(tokens, adapter)))
+        return self._put(turn, key, lambda: SentPicture.of(session.picture(answered, number, tokens)))
 
     def _put(self, turn: int, key: str, picture: Callable[[], SentPicture]) -> SavedPart:
         name = f"{turn + 1:03d}-{key[:16]}.png"
@@ -140,8 +142,9 @@ def _saved_turn(session: ChatSession, number: int, pictures: _Pictures) -> Saved
     message = [
         SavedPart(text=part) if isinstance(part, str) else pictures.sent(number, part) for part in turn.message
     ]
+    shown = count()
     answer = [
-        SavedPart(text=part["text"]) if part["type"] == "text" else pictures.drawn(number, part["tokens"])
+        SavedPart(text=part["text"]) if part["type"] == "text" else pictures.drawn(number, next(shown), part["tokens"])
         for part in session.backbone.processor.decode(turn.stream)[-1]["content"]
     ]
     return SavedTurn(
@@ -151,7 +154,7 @@ def _saved_turn(session: ChatSession, number: int, pictures: _Pictures) -> Saved
         reason=turn.reason,
         context=turn.context,
         adapter=turn.adapter,
-        speaker=speaker_of(session, turn),
+        speaker=turn.speaker,
         origin=turn.origin,
         asked_ids=len(turn.asked.ids),
         asked_pictures=len(turn.asked.residuals),
@@ -202,7 +205,19 @@ def _take(session: ChatSession, saved: SavedConversation, whole: Conversation, f
                 context=turn.context,
                 adapter=turn.adapter,
                 origin=turn.origin,
+                speaker=turn.speaker,
+                shown=_shown(session, turn, folder),
             )
         )
     if ids != len(whole.ids) or pictures != len(whole.residuals):
         raise ValueError(f"it has {len(whole.ids)} ids, {len(whole.residuals)} pictures; the turns {ids}, {pictures}")
+
+
+def _shown(session: ChatSession, turn: SavedTurn, folder: Path) -> dict[int, SentPicture]:
+    """The files of an answer's pictures, if the adapter that drew them is not here, or is another by the same name."""
+    if turn.adapter is None or turn.speaker is None or turn.origin is not None:
+        return {}
+    if session.backbone.speaker(turn.adapter).fingerprint == turn.speaker:
+        return {}
+    pictures = tuple(part for part in turn.answer if part.picture is not None)
+    return {number: part for number, part in enumerate(read_message(pictures, folder)) if isinstance(part, SentPicture)}

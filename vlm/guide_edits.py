@@ -214,7 +214,11 @@ def drawn_guide(session: ChatSession, turn: int) -> DrawnGuide:
     by = session.backbone.speaker(asked.adapter)
     try:
         guide = guide_from(
-            parts, prompt=prompt, seed=asked.options.seed, fingerprint=by.fingerprint, colours=by.colours
+            parts,
+            prompt=prompt,
+            seed=asked.options.seed,
+            fingerprint=asked.speaker or by.fingerprint,
+            colours=by.colours,
         )
     except OutOfWorld as error:
         raise OutOfWorld(by.outside or error.answer) from error
@@ -332,7 +336,8 @@ def _redraw(
     if tokens is not None:
         after = _cut(answer, place.end, len(answer.ids), place.picture + 1, len(answer.residuals))
         span = written(span_ids(tokens, config), tokens.residual, config)
-        session.turns[turn] = replace(asked, answer=Conversation.cat([before, span, after]))
+        shown = {number: picture for number, picture in asked.shown.items() if number != place.picture}
+        session.turns[turn] = replace(asked, answer=Conversation.cat([before, span, after]), shown=shown)
         session.actions.append(action)
     context = Conversation.cat([*session.pieces(asked.context, asked.asked), session.turns[turn].answer])
     yield Finished("cancelled" if tokens is None else "stop", context)

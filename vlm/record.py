@@ -18,7 +18,7 @@ from vlm.message import Part
 from vlm.sampling import GenerationOptions
 
 if TYPE_CHECKING:
-    from vlm.chat import ChatSession, Turn
+    from vlm.chat import ChatSession
 
 RECORD_FILE = "replay.json"
 RECORD_VERSION = 1
@@ -125,11 +125,6 @@ def settings_of(recorded: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in recorded.items()}
 
 
-def speaker_of(session: ChatSession, turn: Turn) -> str | None:
-    """What the model with a turn's adapter is known by; None without one."""
-    return session.backbone.speaker(turn.adapter).fingerprint if turn.adapter and not turn.origin else None
-
-
 def drawn_on(session: ChatSession) -> dict[str, Any]:
     """The kind of device and the precision of a session's model."""
     model = session.backbone.model
@@ -144,7 +139,7 @@ def record_of(session: ChatSession) -> Record:
             options=recorded_options(turn.options),
             reason=turn.reason,
             adapter=turn.adapter,
-            speaker=speaker_of(session, turn),
+            speaker=turn.speaker,
             origin=turn.origin,
         )
         for turn in session.turns

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 
-from vlm.chat import Backbone, ChatSession
+from vlm.backbone import Backbone
+from vlm.chat import ChatSession
 from vlm.errors import UserError
 from vlm.events import Event, Events
 from vlm.guide_edits import redraw_step

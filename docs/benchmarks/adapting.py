@@ -26,7 +26,7 @@ from adapters.material import Material
 from adapters.pictures import ShownPictures
 from adapters.training import About, AdaptSettings, AdaptTask
 from vlm.bundle import fingerprint, load_bundle
-from vlm.training.loop import TrainSettings
+from vlm.training.settings import TrainSettings
 
 WARM_UP = 3
 

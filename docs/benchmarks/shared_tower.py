@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from vlm.training.loop import TrainSettings, train
+from vlm.training.loop import train
 from vlm.training.model import ModelSettings, ModelTask
+from vlm.training.settings import TrainSettings
 
 
 class Compared(ModelTask):

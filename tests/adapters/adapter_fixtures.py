@@ -19,7 +19,7 @@ from adapters.folder import Manifest, StoredAdapter, World  # noqa: E402
 from adapters.lora import LoraSettings, put_in, shared_copy, weights_of  # noqa: E402
 from vlm.model import HartVLM  # noqa: E402
 from vlm.stream import Conversation  # noqa: E402
-from vlm.training.loop import TrainSettings  # noqa: E402
+from vlm.training.settings import TrainSettings  # noqa: E402
 
 BASE = "0123456789abcdef"
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

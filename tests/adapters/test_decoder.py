@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from vlm.chat import ChatSession
 from vlm.conversations import load_conversation, save_conversation
 from vlm.errors import UserError
 from vlm.events import ImageDone
+from vlm.record import record_of
 
 SIZE = (3, 32, 32)
 
@@ -238,3 +240,36 @@ def test_a_conversation_that_is_saved_again_without_its_adapter_keeps_the_true_p
     before = {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()}
     save_conversation(load_conversation(tiny_agent().backbone, folder), folder)
     assert before and {path.name: path.read_bytes() for path in (folder / "pictures").iterdir()} == before
+
+
+def pictures_of(session: ChatSession) -> list[bytes]:
+    return [part["image"].tobytes() for part in session.answer_parts(session.turns[0]) if part["type"] == "image"]
+
+
+@pytest.mark.parametrize("here", ["no adapter", "another by the same name"])
+def test_a_loaded_conversation_shows_its_pictures_as_they_were_without_what_drew_them(adapted, tmp_path, here):
+    session, registry = adapted
+    list(session.reply("A stool?", adapter="style", **BRIEF | {"max_new_tokens": 400}))
+    save_conversation(session, tmp_path / "kept")
+    saved = json.loads((tmp_path / "kept" / "conversation.json").read_text())["turns"][0]["speaker"]
+    assert saved == registry.speaker("style").fingerprint
+    drawn = pictures_of(session)
+    backbone = tiny_agent().backbone
+    if here != "no adapter":
+        registry.unload("style")
+        other = stored(session.backbone.model, LoraSettings(rank=2, alpha=9.0), base=backbone.fingerprint)
+        registry.add(other, "style")
+        backbone = session.backbone
+    loaded = load_conversation(backbone, tmp_path / "kept")
+    tokens = [p["tokens"] for p in loaded.backbone.processor.decode(loaded.turns[0].stream)[-1]["content"]
+              if p["type"] == "image"]  # fmt: skip
+    assert [backbone.picture(one, "style").tobytes() for one in tokens] != drawn
+    assert pictures_of(loaded) == drawn
+    # Saved elsewhere, pictures and who drew them are what they were.
+    save_conversation(loaded, tmp_path / "again")
+    for name in ("conversation.json", *(f"pictures/{one.name}" for one in (tmp_path / "kept" / "pictures").iterdir())):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+    assert record_of(loaded).turns[0].speaker == saved
+    next((tmp_path / "kept" / "pictures").iterdir()).unlink()
+    with pytest.raises(UserError, match=r"\.png"):
+        load_conversation(backbone, tmp_path / "kept")

@@ -9,7 +9,7 @@ import pytest
 
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import FAMILIES, choices, make_product, sample_product
-from vlm.flatpack.prompts import MENTIONS, OUTSIDE_ANSWER, make_prompt, outside_prompt, sayable
+from vlm.flatpack.prompts import MENTIONS, OUTSIDE_ANSWER, UNSEEN_THINGS, make_prompt, outside_prompt, sayable
 from vlm.flatpack.reading import read_product, wrong_words
 from vlm.flatpack.wording import guide_text, parts_lines, step_variants, title, tools_lines
 from vlm.guide import PICTURE, parse_guide
@@ -98,7 +98,13 @@ def test_a_curved_chair_has_no_slats_to_count():
 
 def test_outside_prompts_name_no_product_and_the_answer_is_no_guide():
     rng = random.Random(4)
-    for _ in range(200):
-        prompt = outside_prompt(rng).lower()
-        assert not any(re.search(rf"\b{family}\b", prompt) for family in FAMILIES)
+    said: dict[str, set[str]] = {"train": set(), "held_out": set()}
+    for split, prompts in said.items():
+        for _ in range(400):
+            prompt = outside_prompt(rng, split).lower()
+            assert not any(re.search(rf"\b{family}\b", prompt) for family in FAMILIES)
+            prompts.add(prompt)
     assert not OUTSIDE_ANSWER.startswith("#")
+    # What is held out names nothing that training names.
+    assert not said["train"] & said["held_out"]
+    assert not any(thing in prompt for thing in UNSEEN_THINGS for prompt in said["train"])

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import vlm.chat
+import vlm.backbone
 import vlm.conversations
 from vlm.agent import ChatAgent
 from vlm.chat import ChatSession
@@ -105,8 +105,8 @@ def test_a_changed_guide_is_saved_as_changed(monkeypatch, tmp_path):
 
 def test_saving_after_each_turn_decodes_each_picture_once(monkeypatch, tmp_path):
     decoded = []
-    original = vlm.chat.decode_picture
-    monkeypatch.setattr(vlm.chat, "decode_picture", lambda *given: decoded.append(1) or original(*given))
+    original = vlm.backbone.decode_picture
+    monkeypatch.setattr(vlm.backbone, "decode_picture", lambda *given: decoded.append(1) or original(*given))
     session = tiny_agent().session()
     for number in range(4):
         talk(session, f"{number}?")

@@ -211,3 +211,31 @@ def test_a_talk_of_true_answers_is_right_and_each_wrong_one_is_named(talked, num
 def test_the_share_of_right_turns_counts_every_turn(monkeypatch):
     monkeypatch.setattr(talks, "talk_faults", lambda *rest: {"talk": ["said 'x'"]} if rest[3] == 0 else {})
     assert talks.talk_words(None, None, talks=2, seed=0, options=None) == 0.9
+
+
+def test_changes_are_judged_on_products_that_no_training_has():
+    rng = random.Random(5)
+    for guide in (False, True):
+        products = [sample_product(rng, split) for split in ("held_out", "train") for _ in range(20)]
+        changed = [turns.unseen_change(product, rng, guide).product for product in products]
+        assert all(one.held_out for one in changed[:20]), "a held-out product always has such a change"
+        assert sum(one.held_out for one in changed[20:]) > 10
+        assert all(one != product for one, product in zip(changed, products, strict=True))
+
+
+def test_who_does_not_look_answers_with_the_commonest_answer_to_the_question(monkeypatch):
+    questions = [
+        Turn("ask", (), ("There are four legs.",), topic="count"),
+        Turn("ask", (), ("There are four legs.",), topic="count"),
+        Turn("ask", (), ("There are three legs.",), topic="count"),
+        Turn("ask", (), ("There are two feet.",), topic="count"),
+        Turn("ask", (), ("The seat is red.",), topic="colour"),
+        Turn("ask", (), ("The seat is blue.",), topic="colour"),
+        Turn("ask", (), ("The legs are blue.",), topic="colour"),
+        Turn("ask", (), ("This is step 2.",), topic="step"),
+        Turn("ask", (), ("It is finished.",), topic="step"),
+        Turn("ask", (), ("This is a bed.",), topic="family"),
+    ]
+    told = iter(questions * 100)
+    monkeypatch.setattr(turns, "held_out_question", lambda rng: (None, 0, next(told)))
+    assert turns.blind_share(0) == pytest.approx(0.7)

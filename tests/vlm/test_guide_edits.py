@@ -13,7 +13,7 @@ from agent_fixtures import GREEN, GUIDE, pixels, script, tiny_agent
 from PIL import Image
 
 from vlm.agent import ChatAgent
-from vlm.chat import Speaker
+from vlm.backbone import Speaker
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Finished, ImageDone, ImagePreview, ImageStarted
 from vlm.generate import decode_picture

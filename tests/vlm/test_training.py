@@ -1,155 +1,77 @@
-"""The training loop: resume, budget, faults; the tokenizer's and the model's task on tiny sizes."""
+"""The tokenizer's and the model's training task on tiny sizes: what they learn from, write, resume and refuse."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from training_fixtures import QUICK, TINY, Killed, curve, losses
 
+import vlm.flatpack.build as build
+import vlm.flatpack.dialogue as dialogue
+import vlm.flatpack.render as render
 import vlm.training.batches as training_batches
-from hart.tokenizer import TokenizerConfig
+import vlm.training.conversations as conversations
+import vlm.training.tokenizer as training_tokenizer
 from vlm.bundle import fingerprint
 from vlm.card import write_card
 from vlm.checksums import verify_checksums
 from vlm.errors import UserError
+from vlm.flatpack.build import stages
+from vlm.flatpack.product import FAMILIES, Product
+from vlm.settings import load_settings, packaged_config
 from vlm.training.batches import WIDER, MixSettings
-from vlm.training.conversations import world_text
-from vlm.training.loop import TrainSettings, rate_at, read_runs, train
+from vlm.training.conversations import KINDS, conversation_sample
+from vlm.training.loop import read_runs, train
 from vlm.training.model import ModelSettings, ModelTask, TowerSettings
-from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture
-
-TINY = TokenizerConfig(
-    channels=8,
-    vocab_size=64,
-    encoder_widths=(16, 16, 32),
-    decoder_widths=(16, 16, 32),
-    encoder_blocks=(1, 1, 1),
-    decoder_blocks=(1, 1, 1),
-    groups=8,
-)
-QUICK = TrainSettings(
-    steps=6, batch_size=2, learning_rate=1e-3, warmup=2, precision="no", device="cpu", log_every=1, validate_every=100
-)
-
-
-class Killed(Exception):
-    """Stands for a process that dies."""
-
-
-class LinearTask:
-    """Fits a line; dies before the batch `dies_at`."""
-
-    def __init__(self, dies_at: int | None = None, poison: int | None = None) -> None:
-        torch.manual_seed(0)
-        self.module = nn.Linear(4, 1)
-        self.dies_at, self.poison = dies_at, poison
-        self.exported = False
-
-    def settings_record(self) -> dict:
-        return {}
-
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        return [self.module.weight]
-
-    def batches(self, start: int, batch_size: int, rank: int, world: int) -> Iterator[Tensor]:
-        for number in itertools.count(start):
-            if number == self.dies_at:
-                raise Killed
-            yield torch.randn(batch_size, 4, generator=torch.Generator().manual_seed(number * world + rank))
-
-    def loss(
-        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
-    ) -> tuple[Tensor, dict[str, float]]:
-        noise = torch.randn(len(batch), 1, generator=generator)
-        loss = (module(batch) - batch.sum(1, keepdim=True) - 0.1 * noise).square().mean()
-        return loss, {"loss": float(loss.detach())}
-
-    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        return {"weight": float(module.weight.detach().sum())}
-
-    def export(self, module: nn.Module, folder: Path) -> None:
-        self.exported = True
-
-
-def curve(folder: Path, kind: str = "train", key: str = "loss") -> list[tuple[int, float]]:
-    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    return [(row["step"], row[key]) for row in rows if row["kind"] == kind]
-
-
-def losses(folder: Path) -> list[dict]:
-    """The rows of training without what a clock says."""
-    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
-    timed = ("minutes", "samples_per_s")
-    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] == "train"]
-
-
-def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path):
-    settings = replace(QUICK, save_minutes=0.0)
-    whole = train(LinearTask(), settings, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(LinearTask(dies_at=4), settings, tmp_path / "killed")
-    resumed = train(LinearTask(), settings, tmp_path / "killed")
-    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
-    assert len(curve(tmp_path / "whole")) == 6
-    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_accumulation_takes_as_many_batches_per_step(tmp_path):
-    task = LinearTask(dies_at=12)
-    train(task, replace(QUICK, accumulate=2), tmp_path)
-    assert task.exported
-    with pytest.raises(Killed):
-        train(LinearTask(dies_at=11), replace(QUICK, accumulate=2), tmp_path / "short")
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
-    settings = replace(QUICK, save_minutes=0.0)
-
-    class Poisoned(LinearTask):
-        def loss(self, module, batch, generator, progress):
-            loss, metrics = super().loss(module, batch, generator, progress)
-            return (loss * float("nan"), metrics) if progress >= 0.5 else (loss, metrics)
-
-    with pytest.raises(RuntimeError, match="not finite at step 3"):
-        train(Poisoned(), settings, tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 3
-    assert torch.isfinite(state["module"]["weight"]).all()
-
-
-def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
-    train(LinearTask(), QUICK, tmp_path)
-    with pytest.raises(ValueError, match="resume it, or choose another folder"):
-        train(LinearTask(), QUICK, tmp_path, resume=False)
-
-
-def test_rate_warms_up_and_falls():
-    settings = replace(QUICK, warmup=10, final_rate=0.1)
-    assert rate_at(settings, 0, 0.0) == pytest.approx(1e-4)
-    assert rate_at(settings, 50, 0.0) == pytest.approx(1e-3)
-    assert rate_at(settings, 50, 0.5) == pytest.approx(0.55e-3)
-    assert rate_at(settings, 50, 1.0) == pytest.approx(1e-4)
+from vlm.training.tokenizer import TokenizerSettings, TokenizerTask, load_tokenizer, picture, save_tokenizer
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"batch_size": 0}, {"precision": "fp8"}, {"device": "tpu"}, {"optimizer": "sgd"}]
+    "kind, wrong, told",
+    [
+        (TokenizerSettings, "other_styles=-3", "other_styles"),
+        (TokenizerSettings, "other_shapes=7", "other_shapes"),
+        (TokenizerSettings, "workers=-1", "workers"),
+        (TokenizerSettings, "weights.discrete_share=7", "discrete_share"),
+        (TokenizerSettings, "weights.edge=-1", "edge"),
+        (TokenizerSettings, "train.batch_size=1", "batch_size is 1, expected at least 2"),
+        (ModelSettings, "code_softness=-0.1", "code_softness"),
+        (ModelSettings, "coarse_emphasis=1.5", "coarse_emphasis"),
+        (ModelSettings, "guidance=-1", "guidance"),
+        (ModelSettings, "text_weight=-1", "text_weight"),
+        (ModelSettings, "draft_spans=-1", "draft_spans"),
+        (ModelSettings, "train.average=-1", "train.average"),
+    ],
 )
-def test_bad_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="train"):
-        replace(QUICK, **wrong)
+def test_settings_that_would_ruin_a_run_are_refused_before_it(kind, wrong, told):
+    name = "tokenizer" if kind is TokenizerSettings else "model"
+    load_settings(packaged_config(name), kind)
+    with pytest.raises(UserError, match=told):
+        load_settings(packaged_config(name), kind, [wrong])
 
 
-def test_training_pictures_depend_on_their_number_alone_and_never_on_the_held_out_split():
+def test_training_pictures_depend_on_their_number_alone():
     assert picture(7, 128, 0.5, 0).tobytes() == picture(7, 128, 0.5, 0).tobytes()
     assert picture(7, 128, 0.5, 0).tobytes() != picture(8, 128, 0.5, 0).tobytes()
-    assert len(world_text(3)) > 10
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_what_is_learnt_from_and_what_is_held_out_have_no_product_in_common(split, monkeypatch):
+    """Every product that a picture is drawn of or that a guide, a change or an answer is about."""
+    seen: list[Product] = []
+    real = stages
+    for module in (build, dialogue, conversations, training_tokenizer, render):
+        monkeypatch.setattr(module, "stages", lambda product: seen.append(product) or real(product))
+    for kind in KINDS:
+        for number in range(60):
+            conversation_sample(number, 32, 5, split, kind)
+    for number in range(40):
+        picture(number, 32, 0.3, 5, split)
+    assert len(seen) > 1000 and len({product.family for product in seen}) == len(FAMILIES)
+    assert {product.held_out for product in seen} == {split == "held_out"}
 
 
 @pytest.fixture(scope="module")
@@ -201,18 +123,18 @@ def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer,
     assert any("code_guide" in row for row in whole) and any("code_guide" not in row for row in whole)
     assert (tmp_path / "whole" / "bundle" / "model.safetensors").exists()
 
-
-def test_muon_takes_the_hidden_matrices_and_resumes_exactly(tmp_path):
-    settings = replace(QUICK, optimizer="muon", save_minutes=0.0)
-    whole = train(LinearTask(), settings, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train(LinearTask(dies_at=3), settings, tmp_path / "killed")
-    resumed = train(LinearTask(), settings, tmp_path / "killed")
-    assert torch.equal(whole.weight, resumed.weight)
-    plain = train(LinearTask(), QUICK, tmp_path / "plain")
-    assert not torch.equal(whole.weight, plain.weight)
-    state = torch.load(tmp_path / "whole" / "checkpoint.pt", weights_only=True)
-    assert [len(one["state"]) for one in state["optimizers"]] == [1, 1]  # the bias, the matrix
+    # Over a tokenizer whose codes have changed since, more steps would be for nothing; its decoder alone may change.
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    longer = replace(settings, tokenizer=str(tmp_path / "other"), train=replace(settings.train, steps=5))
+    (tmp_path / "other").mkdir()
+    for part in (tokenizer.decoder, tokenizer.encoder):
+        next(part.parameters()).data.mul_(1.5)
+        save_tokenizer(tokenizer, tokenizer.config, tmp_path / "other")
+        if part is tokenizer.decoder:
+            train(quick(ModelTask(longer)), longer.train, tmp_path / "whole")
+    with pytest.raises(UserError, match="made with another image tokenizer than"):
+        train(quick(ModelTask(longer)), replace(longer.train, steps=6), tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 5
 
 
 def test_a_run_can_start_from_the_weights_of_a_bundle(tiny_tokenizer, tmp_path):

@@ -11,8 +11,8 @@ from hart.tokenizer import HybridTokenizer
 from vlm.batch import StreamBatch, collate
 from vlm.training.batches import filled, unencoded
 from vlm.training.conversations import conversation_sample
-from vlm.training.loop import TrainSettings
 from vlm.training.model import ModelSettings, ModelTask, TowerSettings
+from vlm.training.settings import TrainSettings
 from vlm.training.tokenizer import TokenizerConfig, save_tokenizer
 
 TINY = TokenizerConfig(

@@ -1,4 +1,4 @@
-"""Started by torchrun: trains a line and a tiny tokenizer into the folder given, on however many processes.
+"""Started by torchrun: trains lines and a tiny tokenizer into the folder given, on however many processes.
 
 argv: the folder, and the batch size of each process.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather
 from torch import Tensor, nn
 
 from hart.tokenizer import TokenizerConfig
-from vlm.training.loop import TrainSettings, train
+from vlm.training.loop import train
+from vlm.training.settings import TrainSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
 
 TINY = TokenizerConfig(
@@ -39,6 +42,9 @@ class Line:
         self.module = nn.Linear(4, 1)
 
     def settings_record(self) -> dict[str, Any]:
+        return {}
+
+    def depends(self) -> dict[str, str]:
         return {}
 
     def hidden_matrices(self) -> list[nn.Parameter]:
@@ -65,6 +71,27 @@ class Line:
         torch.save(module.state_dict(), folder / "line.pt")
 
 
+class Slow(Line):
+    """A line whose main process spends most of its time on validation, while the others wait for it."""
+
+    def loss(
+        self, module: nn.Module, batch: Tensor, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        time.sleep(0.02)
+        return super().loss(module, batch, generator, progress)
+
+    def validate(self, module: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        time.sleep(0.4)
+        return {"seen": 1.0}
+
+
+def keep_of_all(module: nn.Module, path: Path) -> None:
+    """Write the weights of every process, one row each."""
+    rows = gather(torch.cat([value.detach().float().flatten() for value in module.state_dict().values()])[None])
+    if PartialState().is_main_process:
+        torch.save(rows, path)
+
+
 def main(folder: Path, batch_size: int) -> None:
     settings = TrainSettings(
         steps=20, batch_size=batch_size, learning_rate=1e-2, warmup=2, precision="no", device="cpu", log_every=1
@@ -72,11 +99,15 @@ def main(folder: Path, batch_size: int) -> None:
     line: Any = Line()
     train(line, settings, folder / "line")
     assert PartialState().num_processes == int(os.environ["WORLD_SIZE"])
+    slow: Any = Slow()
+    train(slow, replace(settings, steps=0, minutes=0.025, validate_every=5), folder / "slow")
+    keep_of_all(slow.module, folder / "slow" / "all.pt")
     settings = replace(settings, learning_rate=2e-3, validate_every=100)
     tiny = TokenizerSettings(tokenizer=TINY, train=settings, other_styles=0.0, workers=0)
     task = TokenizerTask(tiny)
     task.validate = lambda module, folder, step: {}  # type: ignore[method-assign]
     train(task, settings, folder / "tokenizer")
+    keep_of_all(task.module.tokenizer, folder / "tokenizer" / "all.pt")
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def train(
             train_adapter,
         )  # fmt: skip
         from vlm.bundle import fingerprint, load_bundle
-        from vlm.training.loop import TrainSettings
+        from vlm.training.settings import TrainSettings
 
         lora = LoraSettings(parse_places(places), rank, 2.0 * rank if alpha is None else alpha, dropout, rslora)
         usual = AdaptSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -35,10 +36,19 @@ def evaluate(
     with reporting(debug):
         from contextlib import ExitStack
 
-        from vlm.bundle import bundle_path, check_bundle
+        from vlm.bundle import bundle_path, check_bundle, fingerprint
         from vlm.files import output_file, output_folder
 
-        check_bundle(bundle_path(bundle))
+        folder = bundle_path(bundle)
+        check_bundle(folder)
+        # All that can be wrong, before the minutes that it takes.
+        if card:
+            from vlm.card import training_runs
+
+            training_runs(folder)
+        from vlm.devices import pick_device
+
+        place = pick_device(device)
         with ExitStack() as outputs:
             figures_file = outputs.enter_context(output_file(json_file)) if json_file else None
             page_folder = (
@@ -48,15 +58,15 @@ def evaluate(
             from vlm.bundle import load_bundle
             from vlm.evaluation import evaluate as measure
 
-            model, processor = load_bundle(bundle, device=device)
+            model, processor = load_bundle(folder, device=place)
             figures = measure(model, processor, limit=limit, seed=seed, page=page_folder)
             if card:
                 from vlm.card import write_card
 
-                write_card(model, bundle_path(bundle), figures, limit=limit, seed=seed)
+                write_card(model, folder, figures, limit=limit, seed=seed)
             if figures_file is not None:
-                figures_file.write_text(
-                    json.dumps(figures, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-                )
+                of = {"bundle": fingerprint(folder), "limit": limit, "seed": seed, "device": place.type}
+                told = {"measured": {**of, "date": f"{date.today()}"}, **dict(sorted(figures.items()))}
+                figures_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         for name, value in sorted(figures.items()):
             typer.echo(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 
 from vlm.evaluation.guides import judge
-from vlm.evaluation.turns import reply, wrong_said
-from vlm.flatpack.dialogue import Turn, change_turn, draw_turn, outside_turn, talk_turn
+from vlm.evaluation.turns import reply, unseen_change, wrong_said
+from vlm.flatpack.dialogue import Turn, draw_turn, outside_turn, talk_turn
 from vlm.flatpack.product import Product, sample_product
 from vlm.flatpack.prompts import Prompt, make_prompt, sayable
 from vlm.model import HartVLM
@@ -63,10 +63,10 @@ def talk_faults(
         take("picture", other)
     product = sample_product(rng, "held_out")
     product = guide("guide", product, make_prompt(product, rng))
-    change = change_turn(product, rng, "any", guide=True)
+    change = unseen_change(product, rng, guide=True)
     assert change.product is not None and isinstance(change.user[0], str)
     guide("change", change.product, Prompt(change.user[0], tuple(sayable(change.product))))
     if not first:
         take("picture", other)
-    take("outside", outside_turn(rng))
+    take("outside", outside_turn(rng, split="held_out"))
     return faults

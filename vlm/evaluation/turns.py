@@ -7,6 +7,7 @@ step, a change), and the model's own where a whole conversation is.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from vlm.flatpack.dialogue import (
     question_turn,
     talk_turn,
 )
-from vlm.flatpack.product import sample_product
+from vlm.flatpack.product import Product, sample_product
 from vlm.flatpack.reading import read_description
 from vlm.flatpack.render import render, visible_stages
 from vlm.flatpack.upload import disturbed, photograph
@@ -38,8 +39,8 @@ from vlm.processor import StreamProcessor
 from vlm.sampling import GenerationOptions
 from vlm.stream import Conversation
 
-POSSIBLE = {"step": 6, "family": 10, "colour": 8, "count": 4}
-"""How many answers a question of each topic may have; their inverse is chance."""
+ASKED_BLIND = 1000
+"""Questions from which it is counted how often their commonest answer is right."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,10 @@ def turn_figures(
 ) -> dict[str, float]:
     """reading.accuracy, reading.accuracy_augmented, reading.chance, next.truth, edit.truth, chat.truth."""
     size = processor.resolution
-    sums = dict.fromkeys(("reading.accuracy", "reading.accuracy_augmented", "reading.chance"), 0.0)
-    sums |= dict.fromkeys(("next.truth", "edit.truth"), 0.0)
+    sums = dict.fromkeys(("reading.accuracy", "reading.accuracy_augmented", "next.truth", "edit.truth"), 0.0)
     for number in range(limit):
         rng = random.Random(f"{seed}:{number}:turns")
-        product = sample_product(rng, "held_out")
-        step = rng.randrange(len(stages(product)) + 1)
-        asked = question_turn(product, step, visible_stages(product, step), rng, (Shown(product, step, upload=True),))
-        sums["reading.chance"] += 1 / POSSIBLE[asked.topic]
+        product, step, asked = held_out_question(rng)
         for key, image in (
             ("reading.accuracy", render(product, step, size)),
             ("reading.accuracy_augmented", disturbed(product, step, size, rng)),
@@ -75,12 +72,38 @@ def turn_figures(
         got = reply(model, processor, following.user, [photograph(product, step, size, rng)], options)
         sums["next.truth"] += not wrong_turn(following, got)
         first = draw_turn(product, rng)
-        change = change_turn(product, rng, "any")
+        change = change_turn(product, rng, "held_out")
         before = processor.encode(_messages([first], size), model.image_tokenizer)
         sums["edit.truth"] += not wrong_turn(change, reply(model, processor, change.user, [], options, before))
     chats = max(1, limit // 2)
     right = sum(not chat_faults(model, processor, seed, number, options) for number in range(chats))
-    return {key: value / limit for key, value in sums.items()} | {"chat.truth": right / chats}
+    figures = {key: value / limit for key, value in sums.items()}
+    return figures | {"reading.chance": blind_share(seed), "chat.truth": right / chats}
+
+
+def held_out_question(rng: random.Random) -> tuple[Product, int, Turn]:
+    """A question about an uploaded picture of a held-out product: the product, the step that it shows, the question."""
+    product = sample_product(rng, "held_out")
+    step = rng.randrange(len(stages(product)) + 1)
+    shown = (Shown(product, step, upload=True),)
+    return product, step, question_turn(product, step, visible_stages(product, step), rng, shown)
+
+
+def blind_share(seed: int) -> float:
+    """The share of questions that the commonest answer to each is right on, without a look at the picture.
+
+    Counted on the very questions it is judged by, so nobody who does not look does better.
+    """
+    rng = random.Random(f"{seed}:blind")
+    answers: dict[tuple[str, str], Counter[str]] = {}
+    for _ in range(ASKED_BLIND):
+        _, _, asked = held_out_question(rng)
+        (answer,) = asked.answer
+        assert isinstance(answer, str)
+        # What a question names stands in its answer: "The legs are blue.", "There are four legs."
+        named = {"colour": answer.rsplit(" ", 1)[0], "count": answer.rsplit(" ", 1)[-1]}.get(asked.topic, "")
+        answers.setdefault((asked.topic, named), Counter())[answer] += 1
+    return sum(max(counted.values()) for counted in answers.values()) / ASKED_BLIND
 
 
 def chat_faults(
@@ -101,12 +124,20 @@ def chat_faults(
 
     take(talk_turn(rng, product))
     product = read_description(take(draw_turn(product, rng)).text) or product
-    change = change_turn(product, rng, "any")
+    change = unseen_change(product, rng)
     take(change)
     product = change.product or product
     take(question_turn(product, len(stages(product)), visible_stages(product, len(stages(product))), rng))
-    take(outside_turn(rng) if rng.random() < 0.5 else talk_turn(rng, product))
+    take(outside_turn(rng, split="held_out") if rng.random() < 0.5 else talk_turn(rng, product))
     return faults
+
+
+def unseen_change(product: Product, rng: random.Random, guide: bool = False) -> Turn:
+    """A change of a product that the model made up where the user left it open, to a held-out one if there is any."""
+    try:
+        return change_turn(product, rng, "held_out", guide)
+    except ValueError:
+        return change_turn(product, rng, "any", guide)
 
 
 def wrong_turn(turn: Turn, answer: Answer) -> list[str]:

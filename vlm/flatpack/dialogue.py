@@ -166,7 +166,8 @@ def guide_turn(product: Product, text: str, stated: Iterable[str], rng: random.R
 def change_turn(product: Product, rng: random.Random, split: str, guide: bool = False) -> Turn:
     """The user asks for the last product with one attribute changed; a picture answers, or a whole guide.
 
-    split: the changed product's, see `Product.held_out`; "any" for either.
+    split: the changed product's, see `Product.held_out`; "any" for either. Raises ValueError where no change of the
+    product is in that split.
     """
     for _ in range(1000):
         name = rng.choice([name for name in choices(product.family) if name in sayable(product)])
@@ -270,9 +271,9 @@ def talk_turn(rng: random.Random, product: Product | None = None) -> Turn:
     return Turn("talk", (_typed(rng.choice(said), rng),), (answer,), product)
 
 
-def outside_turn(rng: random.Random, product: Product | None = None) -> Turn:
-    """A request that this world has no answer to."""
-    return Turn("talk", (outside_prompt(rng),), (OUTSIDE_ANSWER,), product)
+def outside_turn(rng: random.Random, product: Product | None = None, split: str = "train") -> Turn:
+    """A request that this world has no answer to; split: see `outside_prompt`."""
+    return Turn("talk", (outside_prompt(rng, split),), (OUTSIDE_ANSWER,), product)
 
 
 def _picture(product: Product) -> Parts:

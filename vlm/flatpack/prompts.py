@@ -128,6 +128,31 @@ OUTSIDE_QUESTIONS = (
     "Play some music.",
     "How old is the universe?",
 )
+UNSEEN_THINGS = (
+    "trumpet",
+    "helicopter",
+    "umbrella",
+    "lantern",
+    "wheelbarrow",
+    "scooter",
+    "doghouse",
+    "cupboard",
+    "microscope",
+    "carpet",
+    "windmill",
+    "submarine",
+)
+UNSEEN_QUESTIONS = (
+    "What is the largest ocean?",
+    "How do I plant a tree?",
+    "Who painted the Mona Lisa?",
+    "Tell me a story.",
+    "How do I boil an egg?",
+    "Which day is today?",
+    "What is seven times six?",
+    "Translate goodbye into French.",
+)
+"""Things and questions that no training has: on them it shows whether the model knows where its world ends."""
 OUTSIDE_ANSWER = (
     "I cannot help with that. I am a small model that knows flat-pack furniture only: "
     + join(f"{name}es" if name.endswith("ch") else f"{name}s" for name in FAMILIES)
@@ -230,11 +255,12 @@ def make_prompt(product: Product, rng: random.Random) -> Prompt:
     return Prompt(text, tuple(name for name in names if name in stated))
 
 
-def outside_prompt(rng: random.Random) -> str:
-    """A prompt that the flatpack world has no answer to."""
+def outside_prompt(rng: random.Random, split: str = "train") -> str:
+    """A prompt that the flatpack world has no answer to; split: "held_out" for what no training has."""
+    unseen = split == "held_out"
     if rng.random() < 0.4:
-        return rng.choice(OUTSIDE_QUESTIONS)
-    thing = rng.choice(OUTSIDE_THINGS)
+        return rng.choice(UNSEEN_QUESTIONS if unseen else OUTSIDE_QUESTIONS)
+    thing = rng.choice(UNSEEN_THINGS if unseen else OUTSIDE_THINGS)
     colour = rng.choice(("", "", "red ", "blue ", "small ", "green "))
     text = rng.choice(QUESTIONS).format(a=article(colour + thing))
     return text.lower() if rng.random() < 0.2 else text

@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import statistics
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -22,64 +19,19 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from vlm.errors import UserError
 from vlm.files import output_file
+from vlm.training.curve import Curve
+from vlm.training.optimizers import optimizers_for, rate_at
+from vlm.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
 RECORD = "training.json"
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train. A run ends at `steps` or after `minutes` (0: no such limit), whichever comes first.
-
-    learning_rate falls on a cosine to `final_rate` times itself over the budget, after `warmup` steps. batch_size is
-    per process and accumulation step; average: decay of the averaged weights; optimizer: "adamw", or "muon" for the
-    task's hidden matrices (`matrix_rate` times the learning rate) beside AdamW for the rest; precision: "no", "bf16",
-    or "auto": bf16 on a GPU, float32 on a CPU, where bf16 was measured slower; device: "auto" or "cpu"; intervals are
-    in steps, `save_minutes` in minutes.
-    """
-
-    steps: int = 0
-    minutes: float = 0.0
-    batch_size: int = 16
-    accumulate: int = 1
-    learning_rate: float = 6e-4
-    final_rate: float = 0.02
-    warmup: int = 100
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip: float = 1.0
-    average: float = 0.998
-    optimizer: str = "adamw"
-    matrix_rate: float = 1.0
-    precision: str = "auto"
-    device: str = "auto"
-    seed: int = 0
-    log_every: int = 20
-    validate_every: int = 500
-    save_minutes: float = 4.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        if self.steps <= 0 and self.minutes <= 0:
-            raise ValueError("a run needs a budget: set train.steps or train.minutes above 0")
-        for name in ("minutes", "learning_rate", "matrix_rate", "final_rate", "weight_decay", "clip", "save_minutes"):
-            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
-                raise ValueError(f"train.{name} is a number of at least 0, got {value}")
-        for name in ("batch_size", "accumulate", "log_every", "validate_every", "warmup"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        if self.precision not in ("auto", "no", "bf16"):
-            raise ValueError(f'train.precision is "auto", "no" or "bf16", got {self.precision!r}')
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f'train.optimizer is "adamw" or "muon", got {self.optimizer!r}')
-        if self.device not in ("auto", "cpu"):
-            raise ValueError(f'train.device is "auto" or "cpu", got {self.device!r}')
 
 
 class Task(Protocol):
@@ -116,6 +68,10 @@ class Task(Protocol):
     def settings_record(self) -> dict[str, Any]:
         """The settings of the run that are not the defaults, as plain values by dotted name."""
 
+    def depends(self) -> dict[str, str]:
+        """What a checkpoint of this task cannot be continued without, each by name: the same text where it is the
+        same."""
+
 
 class _Step(nn.Module):
     """Makes the task's loss the forward pass, so that data-parallel wrappers see it."""
@@ -127,60 +83,6 @@ class _Step(nn.Module):
 
     def forward(self, batch: Any, generator: torch.Generator, progress: float) -> tuple[Tensor, dict[str, float]]:
         return self._loss(self.module, batch, generator, progress)
-
-
-def rate_at(settings: TrainSettings, step: int, progress: float) -> float:
-    """Learning rate: a linear warm-up, then a cosine over the budget."""
-    warm = min(1.0, (step + 1) / settings.warmup)
-    low = settings.final_rate
-    return settings.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def _optimizers(weights: list[nn.Parameter], task: Task, settings: TrainSettings) -> list[torch.optim.Optimizer]:
-    """AdamW for all weights, or Muon for hidden matrices and AdamW for the rest."""
-    chosen: list[nn.Parameter] = []
-    if settings.optimizer == "muon":
-        trained = {id(weight) for weight in weights}
-        chosen = [weight for weight in task.hidden_matrices() if id(weight) in trained]
-    taken = {id(weight) for weight in chosen}
-    rest = [weight for weight in weights if id(weight) not in taken]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": settings.weight_decay, "factor": 1.0},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "factor": 1.0},
-    ]
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
-    ]
-    if chosen:
-        made.append(_Muon(chosen, settings))
-    return made
-
-
-class _Muon(torch.optim.Muon):
-    """Muon (Jordan et al. 2024) with the rate of arXiv 2502.16982; filters of a convolution are rows of a matrix."""
-
-    def __init__(self, weights: list[nn.Parameter], settings: TrainSettings) -> None:
-        self._weights = weights
-        # Views of the same storage: torch.optim.Muon takes nothing but matrices.
-        self._views = [nn.Parameter(weight.detach().view(len(weight), -1)) for weight in weights]
-        super().__init__(
-            [{"params": self._views, "factor": settings.matrix_rate}],
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-
-    def step(self, closure: Any = None) -> Any:
-        """One step, from the gradients of the weights themselves."""
-        for view, weight in zip(self._views, self._weights, strict=True):
-            view.grad = None if weight.grad is None else weight.grad.reshape(view.shape)
-        return super().step(closure)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of the weights."""
-        for weight in self._weights:
-            weight.grad = None
-        super().zero_grad(set_to_none)
 
 
 def read_runs(folder: Path) -> list[dict[str, Any]]:
@@ -202,7 +104,8 @@ def train(
 
     folder receives `checkpoint.pt`, `curve.jsonl`, sample pictures and, at the end, `RECORD` and the task's export.
     With `resume`, a checkpoint found there is continued (one whose budget is spent is only exported), otherwise one is
-    an error. Raises ValueError where a checkpoint is in the way, RuntimeError on a loss or gradient that is not finite.
+    an error. Raises ValueError where a checkpoint is in the way, `UserError` where it is of something else (see
+    `Task.depends`), RuntimeError on a loss or gradient that is not finite.
     """
     on_cpu = settings.device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(
@@ -223,20 +126,28 @@ def train(
     # On its device before the optimizers are made: Muon's hold views of the weights.
     step_module = accelerator.prepare(step_module)
     weights = [p for p in step_module.parameters() if p.requires_grad]
-    optimizers = [accelerator.prepare(one) for one in _optimizers(weights, task, settings)]
+    optimizers = [accelerator.prepare(one) for one in optimizers_for(weights, task.hidden_matrices(), settings)]
     inner = accelerator.unwrap_model(step_module).module
     averaged = AveragedModel(inner, multi_avg_fn=_average_fn(settings.average), use_buffers=False)
 
     step, spent = 0, 0.0
     history: list[dict[str, Any]] = []
+    curve = Curve(folder, settings.batch_size, accelerator.num_processes, accelerator.is_main_process)
+    depends = task.depends() | {"optimizer": settings.optimizer}
+    state: dict[str, Any] = {}
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=accelerator.device, weights_only=True)
+        _check_same(state.get("depends", {}), depends, checkpoint)
         inner.load_state_dict(state["module"])
         averaged.load_state_dict(state["averaged"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, spent, history = state["step"], state["spent"], state.get("history", [])
+        # As the weights are: of the run that the checkpoint is of.
+        earlier = state.get("earlier", earlier)
         log.info("resumed at step %d after %.1f minutes", step, spent / 60)
+    curve.go_on(state.get("curve", {}), step)
+    state = {}
 
     begun = (step, spent)
     phase = {"settings": task.settings_record(), "hardware": _hardware(accelerator), "torch": str(torch.__version__)}
@@ -249,8 +160,11 @@ def train(
         now = {"steps": step - begun[0], "minutes": round((spent - begun[1]) / 60, 2), "date": f"{date.today()}"}
         return [*history, phase | now] if now["steps"] else list(history)
 
+    saved_step, last_save = step if checkpoint.exists() else -1, time.monotonic()
+
     def save() -> None:
-        if accelerator.is_main_process:
+        nonlocal saved_step, last_save
+        if accelerator.is_main_process and step != saved_step:
             write_checkpoint(
                 checkpoint,
                 {
@@ -260,23 +174,28 @@ def train(
                     "step": step,
                     "spent": spent,
                     "history": record(),
+                    "earlier": list(earlier),
+                    "curve": curve.state_dict(),
+                    "depends": depends,
                 },
             )
+        saved_step, last_save = step, time.monotonic()
 
     def progress_now() -> float:
         by_steps = step / settings.steps if settings.steps > 0 else 0.0
         by_time = spent / 60 / settings.minutes if settings.minutes > 0 else 0.0
         return max(by_steps, by_time)
 
-    recent: deque[dict[str, float]] = deque(maxlen=settings.log_every)
     micro = step * settings.accumulate
     batches = task.batches(micro, settings.batch_size, accelerator.process_index, accelerator.num_processes)
-    last_save = mark = time.monotonic()
-    mark_step = step
     step_module.train()
-    while progress_now() < 1.0:
+    while True:
+        # Of one clock: processes that end at different steps, or train at different rates, wait or drift for ever.
+        spent = _of_the_main_process(spent, accelerator)
+        if (progress := progress_now()) >= 1.0:
+            break
         started = time.monotonic()
-        rate = rate_at(settings, step, progress_now())
+        rate = rate_at(settings, step, progress)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
@@ -288,7 +207,7 @@ def train(
                 hash((settings.seed, step, part, accelerator.process_index)) & 0x7FFFFFFFFFFF
             )
             with accelerator.accumulate(step_module), accelerator.autocast():
-                loss, metrics = step_module(batch, generator, progress_now())
+                loss, metrics = step_module(batch, generator, progress)
                 _check_finite("loss", float(loss.detach()), step, checkpoint)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.clip > 0:
@@ -297,30 +216,21 @@ def train(
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad()
-        recent.append(metrics)
+            curve.add(metrics)
         step += 1
         averaged.update_parameters(inner)
         spent += time.monotonic() - started
         if step % settings.log_every == 0:
-            now = time.monotonic()
-            names = sorted({name for metrics in recent for name in metrics})
-            row = {name: statistics.fmean(m[name] for m in recent if name in m) for name in names}
-            each = row.pop("samples", settings.batch_size)
-            seen = (step - mark_step) * each * settings.accumulate * accelerator.num_processes
-            row |= {"samples_per_s": seen / (now - mark), "lr": rate}
-            mark, mark_step = now, step
-            _report(folder, "train", step, spent, row, accelerator)
+            curve.trained(step, spent, rate)
         if step % settings.validate_every == 0 or progress_now() >= 1.0:
             if progress_now() >= 1.0:
                 save()  # what was learnt, before anything that may fail
             if accelerator.is_main_process:
-                module = _averaged_copy(averaged, inner)
-                _report(folder, "validation", step, spent, task.validate(module, folder, step), accelerator)
+                curve.validated(step, spent, task.validate(_averaged_copy(averaged, inner), folder, step))
             step_module.train()
-            mark, mark_step = time.monotonic(), step
+            curve.restart_clock()
         if time.monotonic() - last_save > settings.save_minutes * 60:
             save()
-            last_save = time.monotonic()
     save()
     final = _averaged_copy(averaged, inner)
     if accelerator.is_main_process:
@@ -330,9 +240,27 @@ def train(
     return final
 
 
+def _of_the_main_process(value: float, accelerator: Accelerator) -> float:
+    """The main process's value, the same in all."""
+    if accelerator.num_processes == 1:
+        return value
+    return float(broadcast(torch.tensor(value, device=accelerator.device)))
+
+
+def _check_same(theirs: dict[str, str], mine: dict[str, str], checkpoint: Path) -> None:
+    """Raise `UserError` where a checkpoint belongs to something else than this run; one that does not say is taken."""
+    changed = [name for name, value in theirs.items() if mine.get(name) != value]
+    if changed:
+        raise UserError(
+            f"{checkpoint} was made with another {' and '.join(changed)} than this run has; remove {checkpoint.parent} "
+            "or choose another folder (`initial` goes on from a bundle's weights)"
+        )
+
+
 def _check_finite(what: str, value: float, step: int, checkpoint: Path) -> None:
     if not math.isfinite(value):
-        raise RuntimeError(f"the {what} is not finite at step {step}; the last checkpoint is kept in {checkpoint}")
+        kept = f"the last checkpoint is kept in {checkpoint}" if checkpoint.exists() else "no checkpoint is there yet"
+        raise RuntimeError(f"the {what} is not finite at step {step}; {kept}")
 
 
 def _hardware(accelerator: Accelerator) -> str:
@@ -366,12 +294,3 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write aside, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
     with output_file(path) as aside:
         torch.save(state, aside)
-
-
-def _report(folder: Path, kind: str, step: int, spent: float, row: dict[str, float], accelerator: Accelerator) -> None:
-    if not accelerator.is_main_process:
-        return
-    rounded = {key: float(f"{value:.5g}") for key, value in row.items()}
-    with open(folder / "curve.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"kind": kind, "step": step, "minutes": round(spent / 60, 2), **rounded}) + "\n")
-    log.info("%s %d · %.1f min · %s", kind, step, spent / 60, "  ".join(f"{k} {v:.4g}" for k, v in rounded.items()))

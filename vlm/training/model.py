@@ -30,9 +30,10 @@ from vlm.settings import differences, without_paths
 from vlm.stream import RESIDUAL_DTYPE
 from vlm.text_tokenizer import train_text_tokenizer
 from vlm.training.batches import WIDER, Batch, Batches, MixSettings, filled, unencoded
-from vlm.training.cache import ConversationCache, weights_hash
+from vlm.training.cache import ConversationCache, codes_hash, digest, shapes_hash
 from vlm.training.conversations import KINDS, conversation_sample, world_text
-from vlm.training.loop import TrainSettings, read_runs
+from vlm.training.loop import read_runs
+from vlm.training.settings import TrainSettings
 from vlm.training.tokenizer import start_tokenizer, tokenizer_runs
 
 
@@ -72,7 +73,7 @@ class ModelSettings:
     vocabulary; mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
     draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
     checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness
-    (see `HartVLMConfig`); guidance: the default that the bundle is saved with.
+    (see `HartVLMConfig`); guidance: the default that the bundle is saved with. Raises ValueError on what cannot be.
     """
 
     tokenizer: str = "runs/tokenizer"
@@ -94,6 +95,14 @@ class ModelSettings:
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
 
+    def __post_init__(self) -> None:
+        counts = ("draft_spans", "workers")
+        for name in ("text_weight", "code_weight", "residual_weight", "code_softness", "guidance", *counts):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
+        if not 0 <= self.coarse_emphasis <= 1:
+            raise ValueError(f"coarse_emphasis is {self.coarse_emphasis}, expected 0 to 1")
+
 
 class ModelTask:
     """Trains a `HartVLM` on conversations, see `vlm.training.loop.Task`."""
@@ -108,9 +117,9 @@ class ModelTask:
         self._cache = self._open_cache(image_tokenizer) if settings.cache else None
 
     def _open_cache(self, image_tokenizer: HybridTokenizer) -> ConversationCache:
-        parts = {name: weights_hash(getattr(image_tokenizer, name)) for name in ("encoder", "quantizer")}
         vocabulary = sorted(self.processor.tokenizer.get_vocab().items())
-        depends = {**parts, "vocabulary": vocabulary, "seed": self.settings.train.seed, "version": 1}
+        codes = codes_hash(image_tokenizer)
+        depends = {"codes": codes, "vocabulary": vocabulary, "seed": self.settings.train.seed, "version": 2}
         return ConversationCache(Path(self.settings.cache), depends)
 
     def _start(self, image_tokenizer: HybridTokenizer) -> tuple[HartVLM, StreamProcessor]:
@@ -152,6 +161,14 @@ class ModelTask:
     def settings_record(self) -> dict[str, Any]:
         """See `vlm.training.loop.Task`."""
         return without_paths(differences(self.settings), ("tokenizer", "initial", "cache"))
+
+    def depends(self) -> dict[str, str]:
+        """See `vlm.training.loop.Task`."""
+        return {
+            "image tokenizer": codes_hash(self.module.image_tokenizer),
+            "text vocabulary": digest(sorted(self.processor.tokenizer.get_vocab().items())),
+            "sizes": shapes_hash(self.module),
+        }
 
     def earlier_runs(self) -> list[dict[str, Any]]:
         """What the initial bundle's towers went through."""

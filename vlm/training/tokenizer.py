@@ -31,7 +31,9 @@ from vlm.flatpack.shapes import random_scene
 from vlm.flatpack.style import HOUSE, random_style
 from vlm.pictures import psnr, to_images, to_tensor
 from vlm.settings import differences, without_paths
-from vlm.training.loop import TrainSettings, read_runs
+from vlm.training.cache import codes_hash, shapes_hash
+from vlm.training.loop import read_runs
+from vlm.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TokenizerSettings:
     other_styles: share of random styles; other_shapes: share of things of no family, see `vlm.flatpack.shapes`.
     initial: folder of a trained tokenizer, or of a bundle, to start from; "" for random weights. decoder_of: such a
     folder too, but its decoder alone is trained further, so that models over its codes stay valid. Raises ValueError
-    where both are set.
+    where both are set, and on what cannot be.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -56,6 +58,13 @@ class TokenizerSettings:
     def __post_init__(self) -> None:
         if self.initial and self.decoder_of:
             raise ValueError("set initial to train a whole tokenizer further or decoder_of for its decoder, not both")
+        for name in ("other_styles", "other_shapes"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, expected 0 to 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}, expected 0 (none beside the run itself) or more")
+        if self.train.batch_size < 2:
+            raise ValueError("train.batch_size is 1, expected at least 2: a picture from codes, one with its residual")
 
     @property
     def start(self) -> Path | None:
@@ -132,6 +141,11 @@ class TokenizerTask:
     def settings_record(self) -> dict[str, Any]:
         """See `vlm.training.loop.Task`."""
         return without_paths(differences(self.settings), ("initial", "decoder_of"))
+
+    def depends(self) -> dict[str, str]:
+        """See `vlm.training.loop.Task`."""
+        sizes = {"sizes": shapes_hash(self.module)}
+        return sizes | ({"encoder": codes_hash(self.module.tokenizer)} if self.settings.decoder_of else {})
 
     def earlier_runs(self) -> list[dict[str, Any]]:
         """What the tokenizer that the run starts from went through."""
