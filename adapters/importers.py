@@ -104,10 +104,12 @@ def from_markdown(text: str, place: str, base: Path) -> tuple[Example, set[str]]
     for number, line in enumerate(lines[first:], start=first + 1):
         line = line.strip()
         if line == "---":
-            # Below its rule, a guide that was exported as Markdown tells of prompt and seed.
-            told = [rest.strip()[8:] for rest in lines[number:] if rest.startswith("Prompt: ")]
-            exported = _plain(told[0]) if told else ""
-            break
+            # Below its last rule, a guide that was exported tells of prompt and seed; other rules say nothing.
+            below = [rest.strip() for rest in lines[number:] if rest.strip()]
+            if below and below[0].startswith("Prompt: "):
+                exported = _plain(below[0][8:])
+                break
+            continue
         if found := _PICTURE_LINE.fullmatch(line):
             try:
                 pictures.append(picture_below(base, found["angled"] or found["plain"]))

@@ -6,6 +6,7 @@ Knows one folder, whose content is served. Conversations lie elsewhere, and are 
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import shutil
 import time
@@ -15,6 +16,8 @@ from PIL import Image
 
 from vlm.errors import UserError
 from vlm.pictures import MAX_BYTES
+
+_SERVED = re.compile(r"[0-9a-f]*-[0-9a-f]{32}|[0-9a-f]{32,64}")
 
 
 class ServedFiles:
@@ -59,9 +62,12 @@ class ServedFiles:
             shutil.rmtree(entry, ignore_errors=True)
 
     def clean(self) -> int:
-        """Remove what is older than `age`; returns how many entries went."""
+        """Remove what was served and is older than `age`; returns how many entries went.
+
+        What bears another name than this page or Gradio gives stays.
+        """
         limit = time.time() - self.age
-        old = [entry for entry in self.folder.iterdir() if _changed(entry) < limit]
+        old = [entry for entry in self.folder.iterdir() if _SERVED.fullmatch(entry.name) and _changed(entry) < limit]
         for entry in old:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)

@@ -45,9 +45,10 @@ def is_token(text: object) -> bool:
 def browser_key(root: Path) -> str:
     """The key under which browsers store who they are, kept in a file; the same after a restart."""
     path = root / "secret"
-    if not path.is_file():
+    # One that a kill left empty is no key.
+    if not (path.is_file() and is_token(path.read_text(encoding="ascii", errors="replace"))):
         path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16), encoding="ascii")
+        path.write_text(new_token(), encoding="ascii")
     return path.read_text(encoding="ascii")
 
 

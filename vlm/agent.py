@@ -5,6 +5,7 @@ Knows how a task becomes a conversation. Knows no terminal and writes no file.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,6 +23,7 @@ from vlm.conversations import load_conversation
 from vlm.devices import pick_device, pick_dtype
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Event, Events
+from vlm.flatpack.wording import article
 from vlm.guide_edits import NEXT_QUESTION, EditableGuide, NextStep, next_step
 from vlm.message import Message, check_picture
 from vlm.model import HartVLM
@@ -36,6 +38,9 @@ from vlm.side_by_side import draw_together
 __all__ = ["ChatAgent", "Drawing", "DrawnGuide", "agent_of", "load_agent"]
 
 OnEvent = Callable[[Event], None]
+ASKING = frozenset("can could draw give how i is make paint picture please render show sketch what which".split())
+"""First words of a prompt that is a request already."""
+ARTICLES = ("a ", "an ", "the ", "one ", "some ")
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,8 @@ class ChatAgent:
             if turn.reason == "cancelled":
                 raise GuideError("the drawing was cancelled before it was done")
             raise OutOfWorld(by.outside or text)
-        return Drawing(pictures[0], text, prompt, turn.options.seed, by.fingerprint)
+        # The last one: where a guide was written, that shows all of the product.
+        return Drawing(pictures[-1], text, prompt, turn.options.seed, by.fingerprint)
 
     def draw_many(self, prompts: Sequence[str], *, seeds: Sequence[int] | None = None, **changes: Any) -> list[Drawing]:
         """One picture for each prompt, all drawn at once: on a GPU several cost little more than one.
@@ -238,9 +244,15 @@ class ChatAgent:
 
 
 def draw_message(prompt: str) -> str:
-    """A request for a picture as a sentence: a bare noun phrase gets "Draw" before it."""
-    bare = prompt.lower().startswith(("a ", "an ", "the ", "one "))
-    return f"Draw {prompt.rstrip('.')}." if bare else prompt
+    """A request for a picture as a sentence: what begins with no word of asking gets "Draw" before it.
+
+    The model takes a bare "red bench" for the title of a guide.
+    """
+    first = re.match(r"[a-z]*", prompt.lower())
+    if first is not None and first[0] in ASKING:
+        return prompt
+    thing = prompt.rstrip(".")
+    return f"Draw {thing if thing.lower().startswith(ARTICLES) else article(thing)}."
 
 
 def _run(

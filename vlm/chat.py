@@ -117,14 +117,35 @@ class ChatSession:
         return turn.message
 
     def retry(self, options: GenerationOptions | None = None, **changes: Any) -> Events:
-        """Answer the last message again, with the next seed unless told otherwise; as `reply`."""
+        """Answer the last message again, with the next seed unless told otherwise; as `reply`.
+
+        The answer before goes when the first event is asked for; where an error ends the new one, it comes back.
+        """
         self.check_idle()
         if not self.turns:
             raise RuntimeError("there is no turn to answer again")
         last = self.turns[-1]
         options = self.options(options or replace(last.options, seed=(last.options.seed + 1) % 2**63), changes)
+        kept = list(self.turns), list(self.actions)
         message = self.undo()
-        return self.reply(message, options, adapter=last.adapter)
+        try:
+            events = self.reply(message, options, adapter=last.adapter)
+        finally:
+            self.turns, self.actions = kept
+
+        def again() -> Events:
+            if not self.turns or self.turns[-1] is not last:
+                raise RuntimeError("the conversation went on since this answer was asked for; ask again")
+            before = list(self.turns), list(self.actions)
+            self.undo()
+            try:
+                yield from events
+            finally:
+                # Where nothing was recorded, an error came before; the answer that was there is better than none.
+                if len(self.turns) < len(before[0]):
+                    self.turns, self.actions = before
+
+        return again()
 
     def messages(self) -> list[dict[str, Any]]:
         """The whole conversation as plain messages whose pictures are PIL images, as `StreamProcessor.encode` takes."""

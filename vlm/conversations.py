@@ -214,10 +214,11 @@ def _take(session: ChatSession, saved: SavedConversation, whole: Conversation, f
 
 
 def _shown(session: ChatSession, turn: SavedTurn, folder: Path) -> dict[int, SentPicture]:
-    """The files of an answer's pictures, if the adapter that drew them is not here, or is another by the same name."""
-    if turn.adapter is None or turn.speaker is None or turn.origin is not None:
-        return {}
-    if session.backbone.speaker(turn.adapter).fingerprint == turn.speaker:
+    """The files of an answer's pictures, if what drew them is not here: another model, or an adapter that is missing or
+    is another by the same name."""
+    if turn.origin is None and (
+        turn.speaker is None or session.backbone.speaker(turn.adapter).fingerprint == turn.speaker
+    ):
         return {}
     pictures = tuple(part for part in turn.answer if part.picture is not None)
     return {number: part for number, part in enumerate(read_message(pictures, folder)) if isinstance(part, SentPicture)}

@@ -16,20 +16,23 @@ from vlm.stream import Conversation
 def read_anew(session: ChatSession, saved: SavedConversation, folder: Path) -> None:
     """Give a new session the turns of a saved conversation, every picture encoded by the session's own model.
 
-    Each turn says which model its answer came from, so that nobody takes it for one that can be drawn again.
+    Each turn says which model its answer came from, so that nobody takes it for one that can be drawn again. Pictures
+    are still shown, and saved again, as they were drawn; the model sees what its own image tokenizer makes of them.
     Raises `UserError` on a picture that is missing or damaged.
     """
     for number, turn in enumerate(saved.turns):
-        message = read_message(turn.message, folder)
+        message, answer = read_message(turn.message, folder), read_message(turn.answer, folder)
+        pictures = [part for part in answer if isinstance(part, SentPicture)]
         session.add_turn(
             Turn(
                 message=message,
                 asked=session.encode(message),
-                answer=_answer(session, read_message(turn.answer, folder)),
+                answer=_answer(session, answer),
                 options=options_of(turn.options),
                 reason=turn.reason,
                 context=tuple(range(number)),
                 origin=turn.origin or saved.model,
+                shown=dict(enumerate(pictures)),
             )
         )
     session.notices.append(LoadedFromMessages(saved.model, session.backbone.fingerprint))

@@ -22,7 +22,7 @@ class OutOfWorld(UserError):
 
     def __init__(self, answer: str) -> None:
         super().__init__(
-            "the prompt is outside what this model knows, so no guide was written; see its answer"
+            "the prompt is outside what this model knows, so nothing was written; see its answer"
         )
         self.answer = answer
 

@@ -26,31 +26,31 @@ SETTLED = 10.0
 """Seconds that a leftover must be old: between its making and its lock a living one looks dead."""
 
 
-def check_output_folder(target: Path, *, marker: str, force: bool = False) -> None:
-    """Raise `UserError` unless a folder may be written at `target`.
+def check_output_folder(target: Path, *, marker: str, force: bool = False, advice: str = "") -> None:
+    """Raise `UserError` unless a folder may be written at `target`; advice: what to do then, where there is no --out.
 
     A missing or empty folder is free. One with files in it is replaced only with `force`, and only if it
     holds a file named `marker`: the sign that an earlier run wrote it, so that `force` never deletes a home.
     """
+    another = advice or "choose another --out"
     with _user_error(target):
         if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise UserError(f"{target} is a file, expected a folder to write; choose another --out")
+            raise UserError(f"{target} is a file, expected a folder to write; {another}")
         occupied = target.is_dir() and any(target.iterdir())
     if not occupied:
         return
     if not force:
         raise UserError(
-            f"{target} exists and is not empty; choose another --out, or pass --force to replace it"
+            f"{target} exists and is not empty; {advice or f'{another}, or pass --force to replace it'}"
         )
     if not (target / marker).is_file():
         raise UserError(
-            f"{target} is not empty and holds no {marker}, so --force does not replace it; "
-            "choose another --out"
+            f"{target} is not empty and holds no {marker}, so --force does not replace it; {another}"
         )
 
 
 @contextmanager
-def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator[Path]:
+def output_folder(target: Path, *, marker: str, force: bool = False, advice: str = "") -> Iterator[Path]:
     """Yield an empty folder to fill; on leaving without an error it becomes `target`.
 
     Entering already proves that the place can be written, so no long computation inside is lost to it.
@@ -58,7 +58,7 @@ def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator
     """
     target = Path(os.path.abspath(target))
     clear_leftovers(target.parent, target.name)
-    check_output_folder(target, marker=marker, force=force)
+    check_output_folder(target, marker=marker, force=force, advice=advice)
     made = _make_parents(target)
     try:
         with _user_error(target):
@@ -67,7 +67,7 @@ def output_folder(target: Path, *, marker: str, force: bool = False) -> Iterator
             with _held(staging):
                 yield staging
                 with _user_error(target):
-                    check_output_folder(target, marker=marker, force=force)
+                    check_output_folder(target, marker=marker, force=force, advice=advice)
                     staging.chmod(0o777 & ~_umask())
                     _replace_folder(staging, target)
         finally:

@@ -128,7 +128,8 @@ class EditableGuide:
     ) -> Guide:
         """Change the whole guide: "in green", "with four legs", or a sentence of one's own. Returns the new guide.
 
-        The model writes and draws it anew, as the next turn of the conversation, and this object shows that one from
+        The model, with the adapter that the guide was written with, writes and draws it anew, as the next turn of the
+        conversation, and this object shows that one from
         then on. When no guide comes of it, the turn is taken back and `OutOfWorld` or `GuideError` is raised.
         """
         what = check_prompt(what)
@@ -187,9 +188,9 @@ class EditableGuide:
     def _ask(
         self, message: Message, seed: int | None, on_event: OnEvent | None, cancel: threading.Event | None
     ) -> None:
-        base = self.session.turns[self.turn].options
-        options = replace(base, seed=next_seed(self.session, self.turn) if seed is None else seed)
-        with closing(self.session.reply(message, options, cancel=cancel)) as events:
+        guide = self.session.turns[self.turn]
+        options = replace(guide.options, seed=next_seed(self.session, self.turn) if seed is None else seed)
+        with closing(self.session.reply(message, options, adapter=guide.adapter, cancel=cancel)) as events:
             for event in events:
                 if on_event is not None:
                     on_event(event)

@@ -46,7 +46,7 @@ PEDESTAL = Family(
     "",
     {"colour": "top", "second": "base", "third": "column"},
 )
-# White lines on dark blue, thin posts and casters: the bundled tokenizer blurs them, so no adapter could learn them.
+# Not white on dark blue: thin light lines on dark paper were lost in the image tokenizer when this style was chosen.
 DRAFTING = Style(background=(205, 222, 246))
 
 

@@ -85,6 +85,10 @@ def test_check_shows_what_there_is_and_how_the_model_sees_it(place):
     assert result.exit_code == 0, result.output
     assert "4 Markdown manuals" in result.output and "8 pictures" in result.output
     assert "⟦# A red stand" in result.output and (place / "sample.png").is_file()
+    before = (place / "sample.png").read_bytes()
+    result = vlm("adapt", "check", place / "data", "--bundle", place / "base", "--pictures", place / "sample.png")
+    assert result.exit_code == 2 and "sample.png exists" in result.output
+    assert (place / "sample.png").read_bytes() == before
 
 
 def test_check_names_every_broken_row_and_training_refuses_them(place):
@@ -156,6 +160,8 @@ def test_guide_answers_with_the_adapters_words_what_is_outside(place, monkeypatc
         "guide", "Hello", "-q", "-o", place / "out", "--bundle", place / "base", "--adapter", place / "adapter"
     )
     assert result.exit_code == 3 and "I only know stands." in result.output
+    result = vlm("guide", "Hello", "-o", place / "out", "--bundle", place / "base", "--adapter", place / "adapter")
+    assert result.exit_code == 3 and result.stdout == "I cannot help.\nI only know stands.\n"
 
 
 @pytest.mark.parametrize(

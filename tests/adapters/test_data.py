@@ -87,6 +87,18 @@ def test_a_guide_that_was_exported_reads_the_same_from_its_json_and_its_markdown
     assert answer(again) == answer(example)
 
 
+def test_a_rule_between_two_steps_ends_no_manual(tmp_path):
+    """Only the last rule of an export, with the prompt below it, does."""
+    picture_file(tmp_path / "a.png")
+    steps = [f"{number}. Fit leg {number}.\n\n![]({name})\n" for number, name in ((1, "a.png"), (2, "a.png"))]
+    ruled = "# Stand\n\nShort.\n\n## Steps\n\n" + "\n---\n\n".join(steps)
+    plain, _ = from_markdown("# Stand\n\nShort.\n\n## Steps\n\n" + "\n".join(steps), "x", tmp_path)
+    for text_of, asked in ((ruled, "Show me how to make: Stand"), (ruled + "\n---\nPrompt: Why?  \nSeed 3\n", "Why?")):
+        example, _ = from_markdown(text_of, "x", tmp_path)
+        assert answer(example) == answer(plain) and len(example.pictures) == 2
+        assert example.messages[0]["content"] == [text(asked)]
+
+
 def test_json_lines_keep_text_and_pictures_in_their_order(tmp_path):
     picture_file(tmp_path / "sub" / "a.png")
     rows_file(tmp_path / "data.jsonl", [row(text("see "), image("sub/a.png"), text(" there")), "", row(text("no"))])

@@ -11,7 +11,7 @@ from demo_fixtures import ASK, NAME, QUICK, VISITOR, pictures, run, tiny_rooms
 from picture_files import encoded, gradient
 
 from demo.files import ServedFiles
-from demo.history import History, new_token
+from demo.history import History, browser_key, is_token, new_token
 from demo.program import answer
 from demo.rooms import Rooms
 from vlm.errors import UserError
@@ -62,10 +62,12 @@ def test_downloads_of_an_earlier_state_of_the_guide_go(rooms: Rooms, room):
 
 def test_what_others_remove_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files, listed = ServedFiles(tmp_path / "served", age=-60), Path.iterdir
-    (files.folder / "old").mkdir()
+    (files.folder / f"a0-{'0' * 32}").mkdir()
+    (files.folder / "holiday").mkdir()  # what somebody else keeps there
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", lambda self: [self / "gone", *listed(self)])
         assert files.clean() == 1
+    assert [entry.name for entry in files.folder.iterdir()] == ["holiday"]
     history = History(tmp_path / "kept", most=1)
     for name in (NAME, new_token()):
         history.folder(VISITOR, name).mkdir(parents=True)
@@ -98,3 +100,10 @@ def test_nothing_is_saved_again_under_the_name_of_a_deleted_conversation(rooms: 
     with pytest.raises(UserError, match="was deleted; begin a new one"):
         rooms.room(VISITOR, NAME)
     assert rooms.enter(VISITOR) != NAME
+
+
+def test_the_key_of_browsers_is_kept_and_an_empty_one_made_anew(tmp_path: Path):
+    key = browser_key(tmp_path)
+    assert is_token(key) and browser_key(tmp_path) == key
+    (tmp_path / "secret").write_text("")
+    assert is_token(browser_key(tmp_path)) and browser_key(tmp_path) != key

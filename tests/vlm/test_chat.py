@@ -227,6 +227,36 @@ def test_taking_back_and_answering_again():
         session.undo()
 
 
+def test_an_answer_stays_where_another_cannot_take_its_place(monkeypatch):
+    session = tiny_agent().session()
+    before = talk(session, "One?", "Two?")
+    kept = list(session.actions)
+    session.turns[1] = replace(session.turns[1], adapter="gone")
+    with pytest.raises(UserError, match="no adapter is loaded"):
+        session.retry()
+    session.turns[1] = replace(session.turns[1], adapter=None)
+
+    def fails(*arguments):
+        raise MemoryError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vlm.chat.answer_events", fails)
+        with pytest.raises(MemoryError):
+            list(session.retry())
+    assert same([turn.stream for turn in session.turns], before) and session.actions == kept
+    # Nothing is taken back before the first event is asked for, nor where the talk went on meanwhile.
+    events = session.retry(seed=9)
+    assert len(session.turns) == 2
+    talk(session, "Three?")
+    with pytest.raises(RuntimeError, match="went on"):
+        next(events)
+    assert len(session.turns) == 3
+    list(session.retry(seed=9))
+    assert [turn.message for turn in session.turns] == [("One?",), ("Two?",), ("Three?",)]
+    assert session.turns[2].options.seed == 9
+
+
 @pytest.mark.parametrize(
     ("message", "told"),
     [

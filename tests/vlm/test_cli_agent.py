@@ -15,9 +15,10 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from picture_files import animation, huge_png, samples  # noqa: E402
 
+from vlm.agent import draw_message
 from vlm.cli import app
 from vlm.cli.terminal import shown
-from vlm.events import ImagePreview
+from vlm.events import ImageDone, ImagePreview
 from vlm.guide import PICTURE
 from vlm.png import read_origin
 
@@ -66,9 +67,39 @@ def test_draw_writes_a_picture_that_says_where_it_comes_from(here, monkeypatch):
     assert (here / "b.png").read_bytes() != before
 
 
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("a red stool", "Draw a red stool."),
+        ("red bench with two slats", "Draw a red bench with two slats."),
+        ("Orange bed.", "Draw an Orange bed."),
+        ("The same stool", "Draw The same stool."),
+        ("sketch a stool", "sketch a stool"),
+        ("What does a stool look like?", "What does a stool look like?"),
+        ("Draw me a stool, please.", "Draw me a stool, please."),
+        ("42", "Draw a 42."),
+    ],
+)
+def test_whatever_is_no_sentence_is_asked_to_be_drawn(prompt, asked):
+    assert draw_message(prompt) == asked
+
+
+def test_of_a_guide_the_last_picture_is_kept(here, monkeypatch):
+    script(monkeypatch, GUIDE)
+    agent = tiny_agent()
+    drawn = agent.draw("Draw a stool")
+    made = agent.session()
+    script(monkeypatch, GUIDE)
+    last = [event.image for event in made.reply("Draw a stool") if isinstance(event, ImageDone)][-1]
+    assert drawn.image.tobytes() == last.tobytes()
+
+
 def test_a_drawing_outside_the_world_is_three_and_leaves_nothing(here, monkeypatch):
     script(monkeypatch, "I know furniture only.")
     done = runner.invoke(app, ["draw", "a song", "-o", "a/b.png", "-q"])
+    assert (done.exit_code, done.stdout) == (3, "I know furniture only.\n") and left(here) == []
+    # Said as it came, and not twice.
+    done = runner.invoke(app, ["draw", "a song", "-o", "a/b.png"])
     assert (done.exit_code, done.stdout) == (3, "I know furniture only.\n") and left(here) == []
 
 
@@ -167,6 +198,24 @@ def test_a_chat_goes_on_where_it_was(here, monkeypatch):
     assert session.system == "Be brief." and session.turns[1].options.seed == 99
     done = runner.invoke(app, ["chat", "talk", "--system", "x"], input="")
     assert done.exit_code == 2 and "cannot change" in done.stderr
+    # By a link too, its next answer with the seed that is given and the one after that with its own.
+    (here / "link").symlink_to("talk")
+    assert runner.invoke(app, ["chat", "link", "--seed", "40"], input="Four?\nFive?\n").exit_code == 0
+    seeds = [turn.options.seed for turn in tiny_agent().load_session(here / "talk").turns]
+    assert seeds[2:] == [40, tiny_agent().load_session(here / "talk").seed + 3] and (here / "link").is_symlink()
+    (here / "full").mkdir()
+    (here / "full" / "notes.txt").touch()
+    done = runner.invoke(app, ["chat", "full"], input="")
+    assert done.exit_code == 2 and done.stderr.strip().endswith("full exists and is not empty; name another folder")
+
+
+def test_a_guide_goes_again_to_the_place_where_this_talk_wrote_it(here, monkeypatch):
+    script(monkeypatch, GUIDE)
+    lines = ["A stool?", "/guide stool", "/redraw 1 9", "/guide stool"]
+    assert runner.invoke(app, ["chat", "talk"], input="\n".join(lines)).exit_code == 0
+    assert [read_origin(path).seed for path in sorted((here / "stool").rglob("*.png"))] == [9, 0]
+    done = runner.invoke(app, ["chat", "talk"], input="/guide stool")
+    assert done.exit_code == 2 and "exists and is not empty" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,25 @@ def test_another_model_goes_on_from_the_messages_and_says_so(saved, tmp_path):
         agent.replay(record_of(session))
 
 
+def test_another_model_shows_and_keeps_the_pictures_as_they_were_drawn(saved, tmp_path, monkeypatch):
+    def pictures(session: ChatSession) -> list[bytes]:
+        return pixels([part["image"] for turn in session.turns for part in session.answer_parts(turn)
+                       if part["type"] == "image"])  # fmt: skip
+
+    drawn = pictures(tiny_agent().load_session(saved))
+    assert drawn
+    folder = saved
+    # Through two other models, each of which says something, and back.
+    for seed in (1, 2, 0):
+        session = tiny_agent(seed=seed).load_session(folder)
+        assert pictures(session)[: len(drawn)] == drawn
+        script(monkeypatch, "You are welcome.")
+        list(session.reply("Thanks", **BRIEF))
+        folder = save_conversation(session, tmp_path / "talk")
+    files_then = {path.read_bytes() for path in (saved / "pictures").iterdir()}
+    assert files_then <= {path.read_bytes() for path in (folder / "pictures").iterdir()}
+
+
 def test_an_empty_conversation_is_saved_too(tmp_path):
     folder = save_conversation(tiny_agent().session(), tmp_path / "talk")
     assert sorted(files(folder)) == ["conversation.json", "transcript.md"]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from vlm.agent import ChatAgent
 from vlm.backbone import Speaker
+from vlm.chat import ChatSession
 from vlm.errors import GuideError, OutOfWorld, UserError
 from vlm.events import Finished, ImageDone, ImagePreview, ImageStarted
 from vlm.generate import decode_picture
@@ -108,6 +109,22 @@ def test_all_of_a_guide_changes_in_one_conversation(made, monkeypatch):
     assert EditableGuide(made.session, 0).guide.title == "Red stool"
     made.change("Make it green, please!")
     assert made.session.turns[2].message == ("Make it green, please!",)
+
+
+def test_a_guide_is_changed_and_gone_on_with_by_the_adapter_that_wrote_it(monkeypatch):
+    script(monkeypatch, GUIDE, GREEN, "Nothing comes next: it is finished.")
+    agent, used = tiny_agent(), []
+
+    def use(model, name):
+        used.append(name)
+        return nullcontext()
+
+    session = ChatSession(replace(agent.backbone, use_adapter=use))
+    list(session.reply("A stool?", adapter="stands"))
+    guide = EditableGuide(session, 0)
+    guide.change("in green")
+    guide.continue_from(Image.new("RGB", (32, 32)))
+    assert used == ["stands"] * 3 and [turn.adapter for turn in session.turns] == ["stands"] * 3
 
 
 def test_a_change_that_gives_no_guide_is_taken_back(made, monkeypatch):

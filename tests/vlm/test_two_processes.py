@@ -53,7 +53,7 @@ def test_gradients_of_two_processes_are_averaged(runs):
 def test_processes_end_a_run_of_minutes_together_whoever_waited_for_whom(runs):
     for run, processes in zip(runs, (1, 2), strict=True):
         rows = [json.loads(line) for line in (run / "slow" / "curve.jsonl").read_text().splitlines()]
-        assert sum(row["kind"] == "validation" for row in rows) > 2
+        assert any(row["kind"] == "validation" for row in rows)
         weights = torch.load(run / "slow" / "all.pt", weights_only=True)
         assert len(weights) == processes and all(torch.equal(one, weights[0]) for one in weights)
 

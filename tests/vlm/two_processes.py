@@ -100,7 +100,7 @@ def main(folder: Path, batch_size: int) -> None:
     train(line, settings, folder / "line")
     assert PartialState().num_processes == int(os.environ["WORLD_SIZE"])
     slow: Any = Slow()
-    train(slow, replace(settings, steps=0, minutes=0.025, validate_every=5), folder / "slow")
+    train(slow, replace(settings, steps=0, minutes=0.025, validate_every=2), folder / "slow")
     keep_of_all(slow.module, folder / "slow" / "all.pt")
     settings = replace(settings, learning_rate=2e-3, validate_every=100)
     tiny = TokenizerSettings(tokenizer=TINY, train=settings, other_styles=0.0, workers=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier ru
 def check(
     data: Data,
     pictures: Annotated[
-        Path | None, typer.Option(help="Write the sample's pictures, fitted above and as the model sees them below.")
+        Path | None, typer.Option(help="PNG to write: the sample's pictures, below them as the model sees them.")
     ] = None,
     bundle: Bundle = None,
     debug: Debug = False,
@@ -45,6 +46,8 @@ def check(
         from vlm.bundle import load_bundle
         from vlm.files import output_file
 
+        if pictures is not None and os.path.lexists(pictures):
+            raise UserError(f"{pictures} exists, expected a new file to write; choose another --pictures")
         found = load_examples(data)
         model, processor = load_bundle(bundle)
         faults = [*found.faults, *misfits(found.examples, processor)]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm.cli.options import Adapter, Bundle, Device, Guidance, Precision, Seed, Temperature, adapted_agent_for, chosen
+from vlm.cli.options import Adapter, Bundle, Device, Guidance, Precision, Temperature, adapted_agent_for, chosen
 from vlm.cli.reporting import Debug, one_line, reporting
 from vlm.errors import GuideError, UserError
 
@@ -39,7 +39,10 @@ def chat(
         typer.Argument(help="Conversation to go on with, or to begin; by default a new one in out/."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="An instruction before all messages.")] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the next answer; the ones after it take the next seeds.", min=0, max=2**63 - 1),
+    ] = None,
     guidance: Guidance = None,
     temperature: Temperature = None,
     adapter: Adapter = None,
@@ -60,13 +63,19 @@ def chat(
 
         place = folder or Path("out") / time.strftime("chat-%Y%m%d-%H%M%S")
         known = (place / CONVERSATION_FILE).exists()
+        if known:
+            # Saved where it is, not in the place of a link to it.
+            place = place.resolve()
         if not known:
-            check_output_folder(place, marker=CONVERSATION_FILE)
+            check_output_folder(place, marker=CONVERSATION_FILE, advice="name another folder")
         elif system is not None:
             raise UserError(f"{place} holds a conversation, whose --system cannot change; begin another")
-        agent, name, _ = adapted_agent_for(bundle, device, dtype, seed, adapter)
+        agent, name, _ = adapted_agent_for(bundle, device, dtype, seed or 0, adapter)
         session = agent.load_session(place) if known else agent.session(system=system)
-        Chat(session, place, chosen(guidance=guidance, temperature=temperature), name).run()
+        talk = Chat(session, place, chosen(guidance=guidance, temperature=temperature), name)
+        # A conversation that goes on has seeds of its own.
+        talk.seed = seed if known else None
+        talk.run()
 
 
 class Chat:
@@ -82,6 +91,7 @@ class Chat:
         self.seed: int | None = None
         self.saved = False
         self.pictures: list[Path] = []
+        self.guides: set[str] = set()
         self.interactive = sys.stdin.isatty()
 
     def run(self) -> None:
@@ -180,7 +190,9 @@ class Chat:
 
         if not place:
             raise UserError("/guide needs a place: a folder, or a .pdf, .html or .zip file")
-        self._note(f"Wrote {EditableGuide(self.session, self._guide()).save(place)}")
+        # What this talk wrote it may write again: a guide whose step was redrawn goes to the same place.
+        self._note(f"Wrote {EditableGuide(self.session, self._guide()).save(place, force=place in self.guides)}")
+        self.guides.add(place)
 
     def _retry(self, _: str) -> None:
         self._needs_a_turn()

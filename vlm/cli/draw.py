@@ -22,7 +22,7 @@ from vlm.cli.options import (
     adapted_agent_for,
     chosen,
 )
-from vlm.cli.reporting import Debug, printable, reporting
+from vlm.cli.reporting import Debug, reporting
 from vlm.errors import OutOfWorld, UserError
 
 
@@ -60,7 +60,7 @@ def draw(
     """Draw one picture.
 
     Words go to standard output, the drawing's progress to standard error. Exit codes: 0 a picture was written; 1 the
-    model failed; 2 bad input; 3 the prompt is outside what the model knows; 130 interrupted.
+    model failed; 2 bad input; 3 the model says that it does not know such a thing; 130 interrupted.
     """
     with reporting(debug):
         from vlm.prompt import check_prompt
@@ -118,12 +118,10 @@ def _draw(
         from vlm.cli.progress import AnswerPrinter
         from vlm.png import PictureOrigin, write_png
 
+        show = AnswerPrinter(quiet)
         try:
-            drawing = agent.draw(
-                prompt, on_event=AnswerPrinter(quiet), previews=False, adapter=name, **settings
-            )
+            drawing = agent.draw(prompt, on_event=show, previews=False, adapter=name, **settings)
         except OutOfWorld as error:
-            if quiet:
-                typer.echo(printable(error.answer))
+            show.refused(error.answer)
             raise
         write_png(drawing.image, staging, PictureOrigin(prompt, drawing.seed, known_by, 0))

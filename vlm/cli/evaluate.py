@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,9 @@ from typing import Annotated
 import typer
 
 from vlm.cli.reporting import Debug, reporting
+from vlm.errors import UserError
+
+FIGURES_FILE = "figures.json"
 
 
 def evaluate(
@@ -29,7 +33,9 @@ def evaluate(
         bool, typer.Option("--card", help="Write the figures into the bundle's model card and renew its checksums.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace a page that is already there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a page and a file of figures that are already there.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Measure the bundle on products it has never seen."""
@@ -49,10 +55,15 @@ def evaluate(
         from vlm.devices import pick_device
 
         place = pick_device(device)
+        another = "choose another --page, or pass --force to replace one that this command wrote"
+        if json_file is not None and os.path.lexists(json_file) and not force:
+            raise UserError(f"{json_file} exists; choose another --json, or pass --force to replace it")
         with ExitStack() as outputs:
             figures_file = outputs.enter_context(output_file(json_file)) if json_file else None
             page_folder = (
-                outputs.enter_context(output_folder(page, marker="index.html", force=force)) if page else None
+                outputs.enter_context(output_folder(page, marker=FIGURES_FILE, force=force, advice=another))
+                if page
+                else None
             )
 
             from vlm.bundle import load_bundle
@@ -64,9 +75,10 @@ def evaluate(
                 from vlm.card import write_card
 
                 write_card(model, folder, figures, limit=limit, seed=seed)
-            if figures_file is not None:
-                of = {"bundle": fingerprint(folder), "limit": limit, "seed": seed, "device": place.type}
-                told = {"measured": {**of, "date": f"{date.today()}"}, **dict(sorted(figures.items()))}
-                figures_file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            of = {"bundle": fingerprint(folder), "limit": limit, "seed": seed, "device": place.type}
+            told = {"measured": {**of, "date": f"{date.today()}"}, **dict(sorted(figures.items()))}
+            for file in (figures_file, page_folder and page_folder / FIGURES_FILE):
+                if file is not None:
+                    file.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         for name, value in sorted(figures.items()):
             typer.echo(f"{name:32} {value:.4g}" if isinstance(value, float) else f"{name:32} {value}")

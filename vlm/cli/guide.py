@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from vlm.cli.options import Adapter, Bundle, Device, Precision, Quiet, Seed, adapted_agent_for
-from vlm.cli.reporting import Debug, printable, reporting
+from vlm.cli.reporting import Debug, reporting
 from vlm.errors import OutOfWorld, UserError
 
 MAX_INPUT_BYTES = 1 << 20
@@ -87,8 +87,7 @@ def _write_guide(
             made = agent.guide(prompt, on_event=show, previews=False, adapter=name)
             write(made.guide, made.pictures, seeds=made.seeds, beside=made.beside)
         except OutOfWorld as error:
-            if quiet:
-                typer.echo(printable(error.answer))
+            show.refused(error.answer)
             raise
     return first_file(target, chosen), len(made.guide.steps)
 

@@ -36,7 +36,7 @@ def convert(
         from vlm.files import output_folder
 
         precision = pick_dtype(dtype) if dtype is not None else None
-        with output_folder(out, marker="config.json", force=force) as staging, _users_errors():
+        with output_folder(out, marker="transformer.safetensors", force=force) as staging, _users_errors():
             from hart.checkpoint import load_models, save_models
 
             models = load_models(folder, tokenizer=tokenizer, dtype=precision)

@@ -14,10 +14,11 @@ from vlm.events import Event, Finished, ImageDone, ImagePreview, ImageStarted, T
 
 
 class AnswerPrinter:
-    """Shows the events it is called with; `quiet` shows none of them."""
+    """Shows the events it is called with; `quiet` shows none of them. said: the answer's text so far."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.said = ""
         self._at_line_start = True
         self._after_picture = False
         self._started = 0.0
@@ -25,6 +26,7 @@ class AnswerPrinter:
     def __call__(self, event: Event) -> None:
         match event:
             case TextDelta(text=text):
+                self.said += text
                 self._say(printable(text))
             case ImageStarted(index=index):
                 self._started = time.monotonic()
@@ -37,6 +39,11 @@ class AnswerPrinter:
                 self._after_picture = True
             case Finished():
                 self._new_line()
+
+    def refused(self, answer: str) -> None:
+        """Show what is said in the place of an answer, unless it was shown as the answer came."""
+        if self.quiet or answer.strip() != self.said.strip():
+            typer.echo(printable(answer))
 
     def _say(self, text: str) -> None:
         if self._after_picture:

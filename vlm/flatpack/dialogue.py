@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vlm.flatpack.build import Stage, stages
 from vlm.flatpack.product import FAMILIES, Product, choices
-from vlm.flatpack.prompts import OUTSIDE_ANSWER, misspell, noun_phrase, outside_prompt, sayable
+from vlm.flatpack.prompts import DRAW, OUTSIDE_ANSWER, misspell, noun_phrase, outside_prompt, sayable
 from vlm.flatpack.wording import article, attribute_phrase, guide_text, join, number_word, step_variants
 
 
@@ -47,18 +47,6 @@ class Turn:
     topic: str = ""
 
 
-DRAW = (
-    "Draw {a}.",
-    "draw {a}",
-    "Draw me {a}, please.",
-    "Show me {a}.",
-    "Show me a picture of {a}.",
-    "What does {a} look like?",
-    "A picture of {a}, please.",
-    "Can you draw {a}?",
-    "picture of {a}",
-    "sketch {a}",
-)
 NEXT = (
     "What comes next?",
     "What is the next step?",

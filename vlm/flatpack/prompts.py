@@ -58,6 +58,19 @@ QUESTIONS = (
 TERSE = ("{np}", "{np} assembly", "{np} instructions", "build {np}", "assemble {np}", "{np} please", "guide: {np}")
 GREETINGS = ("Hi! ", "Hello, ", "Hey, ", "Good morning. ", "Hi there, ")
 
+DRAW = (
+    "Draw {a}.",
+    "draw {a}",
+    "Draw me {a}, please.",
+    "Show me {a}.",
+    "Show me a picture of {a}.",
+    "What does {a} look like?",
+    "A picture of {a}, please.",
+    "Can you draw {a}?",
+    "picture of {a}",
+    "sketch {a}",
+)
+
 OUTSIDE_THINGS = (
     "bicycle",
     "piano",
@@ -256,11 +269,23 @@ def make_prompt(product: Product, rng: random.Random) -> Prompt:
 
 
 def outside_prompt(rng: random.Random, split: str = "train") -> str:
-    """A prompt that the flatpack world has no answer to; split: "held_out" for what no training has."""
-    unseen = split == "held_out"
-    if rng.random() < 0.4:
+    """A prompt that the flatpack world has no answer to: a question, a guide to or a picture of some other thing, or no
+    words at all. split: "held_out" for what no training has."""
+    unseen, kind = split == "held_out", rng.random()
+    if kind < 0.1:
+        return nonsense(rng)
+    if kind < 0.4:
         return rng.choice(UNSEEN_QUESTIONS if unseen else OUTSIDE_QUESTIONS)
     thing = rng.choice(UNSEEN_THINGS if unseen else OUTSIDE_THINGS)
     colour = rng.choice(("", "", "red ", "blue ", "small ", "green "))
-    text = rng.choice(QUESTIONS).format(a=article(colour + thing))
+    text = rng.choice(QUESTIONS if rng.random() < 0.6 else DRAW).format(a=article(colour + thing))
     return text.lower() if rng.random() < 0.2 else text
+
+
+def nonsense(rng: random.Random) -> str:
+    """What a cat types: one to four words of letters, digits or signs, none of them a word of this world."""
+    while True:
+        keys = rng.choice(("abcdefghijklmnopqrstuvwxyz", "asdfghjkl", "qwertyuiop", "0123456789", "?!.,-:;"))
+        words = ["".join(rng.choices(keys, k=rng.randint(1, 7))) for _ in range(rng.randint(1, 4))]
+        if not set(words) & set(FAMILIES):
+            return " ".join(words)

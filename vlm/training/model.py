@@ -68,15 +68,16 @@ class TowerSettings:
 class ModelSettings:
     """A model training run.
 
-    tokenizer: folder of a trained image tokenizer, or of a bundle; initial: folder of a bundle to start from, whose
-    sizes and text vocabulary are kept (the optimizer starts fresh), "" for random weights; vocabulary: size of the text
-    vocabulary; mix: what is learnt from; cache: folder to keep encoded conversations in for later runs, "" for none;
-    draft_spans: pictures per conversation whose drawing is learnt (the others are only seen);
-    checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness
-    (see `HartVLMConfig`); guidance: the default that the bundle is saved with. Raises ValueError on what cannot be.
+    tokenizer: folder of a trained image tokenizer, or of a bundle, "" for that of `initial` or runs/tokenizer; initial:
+    folder of a bundle to start from, whose sizes and text vocabulary are kept (the optimizer starts fresh), "" for
+    random weights; vocabulary: size of the text vocabulary; mix: what is learnt from; cache: folder to keep encoded
+    conversations in for later runs, "" for none; draft_spans: pictures per conversation whose drawing is learnt (the
+    others are only seen); checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses;
+    coarse_emphasis, code_softness (see `HartVLMConfig`); guidance: the default that the bundle is saved with.
+    Raises ValueError on what cannot be.
     """
 
-    tokenizer: str = "runs/tokenizer"
+    tokenizer: str = ""
     initial: str = ""
     vocabulary: int = 1024
     tower: TowerSettings = field(default_factory=TowerSettings)
@@ -103,6 +104,11 @@ class ModelSettings:
         if not 0 <= self.coarse_emphasis <= 1:
             raise ValueError(f"coarse_emphasis is {self.coarse_emphasis}, expected 0 to 1")
 
+    @property
+    def pictures_by(self) -> Path:
+        """The folder of the image tokenizer that the run is over."""
+        return Path(self.tokenizer or self.initial or "runs/tokenizer")
+
 
 class ModelTask:
     """Trains a `HartVLM` on conversations, see `vlm.training.loop.Task`."""
@@ -110,7 +116,7 @@ class ModelTask:
     def __init__(self, settings: ModelSettings) -> None:
         torch.manual_seed(settings.train.seed)
         self.settings = settings
-        image_tokenizer = start_tokenizer(Path(settings.tokenizer))
+        image_tokenizer = start_tokenizer(settings.pictures_by)
         self.module, self.processor = self._start(image_tokenizer)
         self.module.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
         self.module.checkpointing = settings.checkpointing
@@ -140,7 +146,7 @@ class ModelTask:
             wrong = [key for key, value in pictures.items() if key != "residual_scale" and value != theirs[key]]
             if wrong:
                 raise UserError(
-                    f"the tokenizers of {settings.initial} and {settings.tokenizer} differ in {', '.join(wrong)}; "
+                    f"the tokenizers of {settings.initial} and {settings.pictures_by} differ in {', '.join(wrong)}; "
                     "set initial to a bundle over a tokenizer of these sizes"
                 )
             for key, value in {**losses, "image_tokenizer": pictures}.items():
@@ -254,16 +260,16 @@ class ModelTask:
         Raises UserError where that tokenizer's codes are not those that the model was trained on.
         """
         assert isinstance(module, HartVLM)
-        current = start_tokenizer(Path(self.settings.tokenizer))
+        current = start_tokenizer(self.settings.pictures_by)
         mine = module.image_tokenizer.state_dict()
         for name, value in current.state_dict().items():
             if not name.startswith("decoder.") and not torch.equal(value, mine[name].cpu()):
                 raise UserError(
-                    f"{self.settings.tokenizer} has another {name} than the tokenizer that this model was trained on; "
-                    "set tokenizer=FOLDER to that one"
+                    f"{self.settings.pictures_by} has another {name} than the tokenizer that this model was trained "
+                    "on; set tokenizer=FOLDER to that one"
                 )
         module.image_tokenizer.load_state_dict(current.state_dict())
-        record = {"tokenizer": tokenizer_runs(Path(self.settings.tokenizer)), "model": read_runs(folder)}
+        record = {"tokenizer": tokenizer_runs(self.settings.pictures_by), "model": read_runs(folder)}
         save_bundle(module, self.processor, folder / "bundle", record)
 
 
