@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -254,3 +255,29 @@ def test_ctrl_c_at_any_moment_of_a_guide_leaves_nothing_half_written(tmp_path):
         assert found == (expected if code == 0 else {}), (code, told)
         assert code in (0, 130) and "Traceback" not in told, told
     assert codes.count(130) >= 5
+
+
+def test_the_version_is_told():
+    told = runner.invoke(app, ["--version"])
+    assert told.exit_code == 0 and re.fullmatch(r"hart-vlm \d+\.\d+\.\d+\n", told.stdout)
+    assert runner.invoke(app, []).exit_code == 2
+
+
+def test_a_saved_guide_is_exported_to_the_same_bytes_as_when_it_was_written(fake, tmp_path):
+    fake(STOOL)
+    assert runner.invoke(app, ["guide", "A stool?", "-o", "stool", "-f", "html,md,json,zip", "-q"]).exit_code == 0
+    done = runner.invoke(app, ["export", "stool", "-o", "again", "-f", "html,md,json,zip"])
+    assert done.exit_code == 0 and done.stdout == "Wrote again/guide.html\n", done.output
+    files = [path.relative_to("stool") for path in sorted(Path("stool").rglob("*")) if path.is_file()]
+    assert len(files) > 5
+    for name in files:
+        assert (Path("again") / name).read_bytes() == (Path("stool") / name).read_bytes(), name
+    assert runner.invoke(app, ["export", "stool/guide.json", "-o", "stool.pdf"]).exit_code == 0
+    assert Path("stool.pdf").read_bytes().startswith(b"%PDF")
+    for words, told in (
+        (["stool", "-o", "again"], "again exists and is not empty"),
+        (["none", "-o", "x"], "cannot read none"),
+        (["stool", "-o", "x", "-f", "doc"], "doc"),
+    ):
+        done = runner.invoke(app, ["export", *words])
+        assert done.exit_code == 2 and told in done.stderr and not Path("x").exists()

@@ -107,6 +107,14 @@ def test_ask_answers_on_standard_output(here, photo, monkeypatch):
     script(monkeypatch, "This is step 2.")
     done = runner.invoke(app, ["ask", str(photo), "which step is this?"])
     assert (done.exit_code, done.stdout, done.stderr) == (0, "This is step 2.\n", "")
+    script(monkeypatch, f"2. Attach leg 2.\n{PICTURE}")
+    done = runner.invoke(app, ["ask", str(photo), "What comes next?"])
+    assert (done.exit_code, done.stdout) == (0, "2. Attach leg 2.\n")
+    assert "--out FILE.png keeps it" in done.stderr and left(here) == []
+    done = runner.invoke(app, ["ask", str(photo), "What comes next?", "-o", "next.png", "--seed", "3"])
+    assert done.exit_code == 0 and read_origin(here / "next.png").seed == 3
+    done = runner.invoke(app, ["ask", str(photo), "What comes next?", "-o", "next.png"])
+    assert done.exit_code == 2 and "next.png exists" in done.stderr
 
 
 @pytest.mark.parametrize(

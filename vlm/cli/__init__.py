@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -18,6 +20,7 @@ from vlm.cli.demo import demo
 from vlm.cli.doctor import doctor
 from vlm.cli.draw import draw
 from vlm.cli.evaluate import evaluate
+from vlm.cli.export import export
 from vlm.cli.guide import guide
 from vlm.cli.hart import convert
 from vlm.cli.train import train_app
@@ -30,10 +33,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hart-vlm {metadata.version('hart-vlm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("chat")(chat)
 app.command("guide")(guide)
 app.command("draw")(draw)
 app.command("ask")(ask)
+app.command("export")(export)
 app.command("demo")(demo)
 app.command("doctor")(doctor)
 app.add_typer(train_app, name="train")

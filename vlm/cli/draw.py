@@ -67,7 +67,7 @@ def draw(
 
         prompt = check_prompt(prompt)
         target = out or Path("out") / f"{slug(prompt)}.png"
-        _check_target(target, force)
+        check_target(target, force)
         started = time.monotonic()
         if hart is not None:
             if text_model is None:
@@ -92,7 +92,8 @@ def draw(
         typer.echo(f"Wrote {target} ({time.monotonic() - started:.1f} s)", err=not quiet)
 
 
-def _check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool) -> None:
+    """Raise `UserError` unless a picture may be written at `target`."""
     if target.suffix.lower() != ".png":
         raise UserError(f"{target} does not end in .png, expected a PNG file to write; choose another --out")
     if os.path.lexists(target) and not force:

@@ -99,16 +99,16 @@ def closing_turn(product: Product, rng: random.Random, split: str) -> Turn:
 def talk(product: Product, rng: random.Random) -> Turn:
     """One turn that is no guide: a picture, a question about an upload, a next step, a pleasantry, a refusal."""
     chance = rng.random()
-    if chance < 0.48:
+    if chance < 0.46:
         return draw_turn(product, rng)
-    if chance < 0.72:
+    if chance < 0.69:
         step = rng.randrange(len(stages(product)) + 1)
         shown = (Shown(product, step, upload=True),)
         return question_turn(product, step, visible_stages(product, step), rng, shown)
-    if chance < 0.92:
+    if chance < 0.88:
         step = rng.randrange(len(stages(product)) + (rng.random() < 0.3))
         return next_turn(product, step, rng, stated=rng.random() < 0.7)
-    return outside_turn(rng) if rng.random() < 0.5 else talk_turn(rng)
+    return outside_turn(rng) if rng.random() < 0.65 else talk_turn(rng)
 
 
 def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:

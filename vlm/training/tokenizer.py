@@ -25,7 +25,7 @@ from hart.tokenizer import HybridTokenizer, TokenizerConfig
 from vlm.bundle import load_bundle
 from vlm.errors import UserError
 from vlm.flatpack.build import stages
-from vlm.flatpack.product import sample_product
+from vlm.flatpack.product import FAMILIES, sample_product
 from vlm.flatpack.render import draw, scene
 from vlm.flatpack.shapes import random_scene
 from vlm.flatpack.style import HOUSE, random_style
@@ -40,9 +40,10 @@ from vlm.training.settings import TrainSettings
 class TokenizerSettings:
     """A tokenizer training run: architecture, loss weights, data, loop.
 
-    other_styles: share of random styles; other_shapes: share of things of no family, see `vlm.flatpack.shapes`.
-    initial: folder of a trained tokenizer, or of a bundle, to start from; "" for random weights. decoder_of: such a
-    folder too, but its decoder alone is trained further, so that models over its codes stay valid. Raises ValueError
+    other_styles: share of random styles; other_shapes: share of things of no family, see `vlm.flatpack.shapes`;
+    more_of: a family that a share `more` of the other pictures shows beside its turn, where one is drawn worse than the
+    rest. initial: folder of a trained tokenizer, or of a bundle, to start from; "" for random weights. decoder_of: such
+    a folder too, but its decoder alone is trained further, so that models over its codes stay valid. Raises ValueError
     where both are set, and on what cannot be.
     """
 
@@ -51,6 +52,8 @@ class TokenizerSettings:
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60))
     other_styles: float = 0.25
     other_shapes: float = 0.0
+    more_of: str = ""
+    more: float = 0.0
     initial: str = ""
     decoder_of: str = ""
     workers: int = 1
@@ -58,7 +61,9 @@ class TokenizerSettings:
     def __post_init__(self) -> None:
         if self.initial and self.decoder_of:
             raise ValueError("set initial to train a whole tokenizer further or decoder_of for its decoder, not both")
-        for name in ("other_styles", "other_shapes"):
+        if self.more_of and self.more_of not in FAMILIES:
+            raise ValueError(f"more_of is {self.more_of!r}, expected one of {', '.join(FAMILIES)}")
+        for name in ("other_styles", "other_shapes", "more"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, expected 0 to 1, got {getattr(self, name)}")
         if self.workers < 0:
@@ -74,14 +79,15 @@ class TokenizerSettings:
 
 
 def picture(
-    number: int, size: int, other_styles: float, seed: int, split: str = "train", other_shapes: float = 0.0
+    number: int, size: int, other_styles: float, seed: int, split: str = "train", other_shapes: float = 0.0,
+    more_of: str = "", more: float = 0.0,
 ) -> Image.Image:
     """Training picture `number`: a step of a random product, or a thing of no family, in the house style or another."""
     rng = random.Random(f"{seed}:{number}:{split}")
     if other_shapes and rng.random() < other_shapes:
         shown = random_scene(rng)
     else:
-        product = sample_product(rng, split)
+        product = sample_product(rng, split, more_of if more_of and rng.random() < more else None)
         shown = scene(product, rng.randrange(len(stages(product)) + 1))
     style = random_style(rng) if rng.random() < other_styles else HOUSE
     return draw(shown, size, style)
@@ -103,7 +109,7 @@ class _Pictures(IterableDataset):
             images = [
                 picture(
                     base + i, config.tokenizer.resolution, config.other_styles, config.train.seed,
-                    other_shapes=config.other_shapes,
+                    other_shapes=config.other_shapes, more_of=config.more_of, more=config.more,
                 )
                 for i in range(self.batch_size)
             ]
