@@ -61,7 +61,7 @@ def adapted_menu() -> ModelMenu:
     backbone = replace(
         plain.backbone, use_adapter=adapters.use, speaker_of=adapters.speaker, decoding=adapters.decoding
     )
-    agents = {"one": ChatAgent(backbone, seed=plain.seed), "two": tiny_agent(seed=1, guidance=4.0, residual_steps=5)}
+    agents = {"one": ChatAgent(backbone), "two": tiny_agent(seed=1, guidance=4.0, residual_steps=5)}
     return ModelMenu({name: lambda agent=agent: agent for name, agent in agents.items()}, {"one": adapters.names})
 
 
@@ -91,7 +91,7 @@ def served(
         script(patch, answer)
         patch.setattr("vlm.generate._decode", slow)
         patch.setenv("GRADIO_TEMP_DIR", "")  # Set below, and afterwards again that of a server around this one.
-        app = build_app(model or tiny_agent(), root, **options)
+        app = build_app(model or ChatAgent(tiny_agent().backbone), root, **options)
         try:
             yield launch(app, wait=False, root=root)
         finally:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from agent_fixtures import tiny_agent
 from demo_fixtures import ASK, NAME, QUICK, VISITOR, contents, pictures, run
 from stream_fixtures import model, processor
 
@@ -13,7 +14,7 @@ from demo.line import Line
 from demo.menu import ModelMenu
 from demo.rooms import Rooms
 from demo.settings import Settings
-from vlm.agent import agent_of
+from vlm.agent import ChatAgent, agent_of
 
 
 def test_retry_takes_another_seed_and_a_chosen_seed_gives_the_same_again(room):
@@ -33,6 +34,14 @@ def test_every_control_reaches_the_answer(rooms: Rooms):
     for one in fields(Settings):
         if one.name != "adapter":
             assert getattr(options, one.name) == getattr(chosen, one.name), one.name
+
+
+def test_the_first_seed_of_a_conversation_is_the_agents_and_stays_its_own(tmp_path: Path):
+    for seed in (40, 7):
+        menu = ModelMenu.of(ChatAgent(tiny_agent().backbone, seed=seed))
+        room = Rooms(tmp_path, menu, Line()).room(VISITOR, NAME)
+        run(room, room.say(ASK, [], QUICK))
+    assert [turn.options.seed for turn in room.session.turns] == [40, 41]
 
 
 @pytest.mark.parametrize(

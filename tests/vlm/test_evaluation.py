@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from vlm.flatpack import dialogue
 from vlm.flatpack.build import stages
 from vlm.flatpack.dialogue import Turn, change_turn, describe, draw_turn, next_turn, question_turn, talk_turn
 from vlm.flatpack.product import sample_product
-from vlm.flatpack.prompts import sayable
+from vlm.flatpack.prompts import OUTSIDE_THINGS, UNSEEN_THINGS, sayable
 from vlm.flatpack.render import render
 from vlm.flatpack.wording import guide_text
 from vlm.stream import Conversation
@@ -239,3 +240,19 @@ def test_who_does_not_look_answers_with_the_commonest_answer_to_the_question(mon
     told = iter(questions * 100)
     monkeypatch.setattr(turns, "held_out_question", lambda rng: (None, 0, next(told)))
     assert turns.blind_share(0) == pytest.approx(0.7)
+
+
+def test_requests_outside_the_world_are_right_where_they_are_refused_in_words_alone(monkeypatch):
+    asked = []
+
+    def reply(model, processor, user, images, options):
+        asked.append(user[0])
+        refused = turns.Answer(dialogue.OUTSIDE_ANSWER, (), EMPTY)
+        drawn = turns.Answer("Here is a lamp.", (Image.new("RGB", (8, 8)),), EMPTY)
+        return refused if len(asked) % 4 else drawn
+
+    monkeypatch.setattr(talks, "reply", reply)
+    assert talks.outside_truth(None, None, requests=40, seed=0, options=None) == 0.75
+    assert len(set(asked)) > 20
+    words = set(re.findall("[a-z]+", " ".join(asked).lower()))
+    assert words & set(UNSEEN_THINGS) and not words & set(OUTSIDE_THINGS)

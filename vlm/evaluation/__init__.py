@@ -11,7 +11,7 @@ from vlm.evaluation.guides import Judged, compare_guides, held_out_case, judge
 from vlm.evaluation.image_tokenizer import residual_gain, tokenizer_figures
 from vlm.evaluation.latency import latency_figures
 from vlm.evaluation.page import write_page
-from vlm.evaluation.talks import talk_words
+from vlm.evaluation.talks import outside_truth, talk_words
 from vlm.evaluation.turns import turn_figures
 from vlm.model import HartVLM
 from vlm.processor import StreamProcessor
@@ -45,6 +45,7 @@ def evaluate(
     figures |= turn_figures(model, processor, limit=limit, seed=seed, options=options)
     talks = max(1, limit // GUIDES_PER_TALK)
     figures["talk.words"] = talk_words(model, processor, talks=talks, seed=seed, options=options)
+    figures["outside.truth"] = outside_truth(model, processor, requests=limit, seed=seed, options=options)
     figures |= latency_figures(model, processor, guides=min(limit, LATENCY_GUIDES), seed=seed)
     if page is not None:
         write_page(judged, figures, page)

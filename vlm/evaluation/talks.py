@@ -1,4 +1,5 @@
-"""Judges talks around a guide: each answer must be of the right kind and say the right words, whatever went before.
+"""Judges talks around a guide: each answer must be of the right kind and say the right words, whatever went before;
+and requests that are to be refused.
 
 Every answer is the model's own. What its pictures show is judged elsewhere: here they are only counted.
 """
@@ -26,6 +27,18 @@ def talk_words(
     """talk.words: the share of the turns of `talks` talks whose words are right."""
     faulty = sum(len(talk_faults(model, processor, seed, number, options)) for number in range(talks))
     return 1 - faulty / (TURNS * talks)
+
+
+def outside_truth(
+    model: HartVLM, processor: StreamProcessor, *, requests: int, seed: int, options: GenerationOptions
+) -> float:
+    """outside.truth: the share of requests outside this world that are refused in the right words, each alone and of
+    things and questions that no training has."""
+    right = 0
+    for number in range(requests):
+        asked = outside_turn(random.Random(f"{seed}:{number}:outside"), split="held_out")
+        right += not wrong_said(asked, reply(model, processor, asked.user, [], options))
+    return right / requests
 
 
 def talk_faults(
