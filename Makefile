@@ -62,7 +62,8 @@ eval: $(VENV)/.installed
 
 # Four hours on two cores; GPU=1 takes the settings for a GPU and half an hour; MINUTES=N trains for N minutes in all, three
 # eighths of them the tokenizer. The bundle goes INTO a folder, by default the packaged one. A run that was stopped goes on
-# from its last checkpoint, a short one too: remove runs/tokenizer and runs/model to begin anew.
+# from its last checkpoint when it is started again with the same MINUTES; with more, the tokenizer trains on, and its new
+# codes want new towers: remove runs/model then. Remove runs/tokenizer too to begin anew.
 CONFIGS := vlm/configs
 KIND := $(if $(GPU),-gpu)
 INTO ?= vlm/bundle

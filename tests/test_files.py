@@ -106,3 +106,16 @@ def test_errors_of_the_body_come_through(tmp_path):
     with pytest.raises(OSError, match="body"), output_file(tmp_path / "a"):
         raise OSError("body")
     assert names(tmp_path) == []
+
+
+def test_others_may_read_a_folder_as_they_may_read_new_files(tmp_path):
+    """Though safetensors, like a temporary folder, lets nobody but the owner."""
+    with output_folder(tmp_path / "out", marker="a") as staging:
+        (staging / "sub").mkdir(mode=0o700)
+        (staging / "sub" / "weights").touch(mode=0o600)
+        (staging / "link").symlink_to("/etc/passwd")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").touch()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "out" / "sub").stat().st_mode
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert (tmp_path / "out" / "sub" / "weights").stat().st_mode == (tmp_path / "new" / "file").stat().st_mode

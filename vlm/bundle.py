@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vlm.checksums import CHECKSUMS_FILE, write_checksums
 from vlm.errors import UserError
+from vlm.files import usual_modes
 
 if TYPE_CHECKING:
     import torch
@@ -111,6 +112,7 @@ def save_bundle(
         raise RuntimeError(f"{folder}: shards of {sizes} bytes exceed {MAX_SHARD_BYTES:,} each or {MAX_BUNDLE_BYTES:,}")
     (folder / RECORD_FILE).write_text(json.dumps(record or {}, indent=2) + "\n", encoding="utf-8")
     write_checksums(folder)
+    usual_modes(folder)
 
 
 def check_bundle(folder: Path) -> None:

@@ -68,7 +68,7 @@ def output_folder(target: Path, *, marker: str, force: bool = False, advice: str
                 yield staging
                 with _user_error(target):
                     check_output_folder(target, marker=marker, force=force, advice=advice)
-                    staging.chmod(0o777 & ~_umask())
+                    usual_modes(staging)
                     _replace_folder(staging, target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -103,6 +103,17 @@ def output_file(target: Path) -> Iterator[Path]:
         for parent in reversed(made):
             _remove_if_empty(parent)
         raise
+
+
+def usual_modes(folder: Path) -> None:
+    """Give a folder and all below it the permissions that new files get.
+
+    Temporary ones, and those that safetensors writes, can be read by their owner alone.
+    """
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def clear_leftovers(folder: Path, name: str | None = None) -> None:

@@ -139,7 +139,8 @@ def test_the_model_trains_over_the_tokenizer_and_resumes_exactly(tiny_tokenizer,
     killed, whole = (losses(tmp_path / name) for name in ("killed", "whole"))
     assert killed == whole and len(whole) == 4
     assert any("code_guide" in row for row in whole) and any("code_guide" not in row for row in whole)
-    assert (tmp_path / "whole" / "bundle" / "model.safetensors").exists()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "whole" / "bundle").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"] == (tmp_path / "whole" / "curve.jsonl").stat().st_mode
 
     # Over a tokenizer whose codes have changed since, more steps would be for nothing; its decoder alone may change.
     tokenizer = load_tokenizer(tiny_tokenizer)

@@ -24,6 +24,7 @@ from hart.losses import TokenizerLossWeights, decoder_loss, tokenizer_loss
 from hart.tokenizer import HybridTokenizer, TokenizerConfig
 from vlm.bundle import load_bundle
 from vlm.errors import UserError
+from vlm.files import output_file
 from vlm.flatpack.build import stages
 from vlm.flatpack.product import FAMILIES, sample_product
 from vlm.flatpack.render import draw, scene
@@ -238,7 +239,8 @@ def save_tokenizer(tokenizer: nn.Module, config: TokenizerConfig, folder: Path) 
     """Write config and float32 weights."""
     (folder / "tokenizer.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     weights = {name: value.detach().cpu().contiguous() for name, value in tokenizer.state_dict().items()}
-    save_file(weights, folder / "tokenizer.safetensors")
+    with output_file(folder / "tokenizer.safetensors") as aside:
+        save_file(weights, aside)
 
 
 def tokenizer_runs(folder: Path) -> list[dict[str, Any]]:
