@@ -8,8 +8,9 @@ import re
 import pytest
 
 from vlm.flatpack.build import stages
+from vlm.flatpack.outside import OUTSIDE_ANSWER, OUTSIDE_THINGS, UNSEEN_THINGS, made_up, outside_prompt
 from vlm.flatpack.product import FAMILIES, choices, make_product, sample_product
-from vlm.flatpack.prompts import MENTIONS, OUTSIDE_ANSWER, UNSEEN_THINGS, make_prompt, outside_prompt, sayable
+from vlm.flatpack.prompts import MENTIONS, make_prompt, misspell, sayable
 from vlm.flatpack.reading import read_product, wrong_words
 from vlm.flatpack.wording import guide_text, parts_lines, step_variants, title, tools_lines
 from vlm.guide import PICTURE, parse_guide
@@ -105,6 +106,17 @@ def test_outside_prompts_name_no_product_and_the_answer_is_no_guide():
             assert not any(re.search(rf"\b{family}\b", prompt) for family in FAMILIES)
             prompts.add(prompt)
     assert not OUTSIDE_ANSWER.startswith("#")
+    words = {word for prompt in said["train"] for word in re.findall("[a-z]+", prompt)}
+    assert len(words - set(OUTSIDE_THINGS)) > 100, "made-up words are among them"
     # What is held out names nothing that training names.
     assert not said["train"] & said["held_out"]
     assert not any(thing in prompt for thing in UNSEEN_THINGS for prompt in said["train"])
+
+
+def test_a_made_up_word_is_no_slip_of_the_finger():
+    rng = random.Random(3)
+    words = [made_up(rng) for _ in range(300)]
+    assert len(set(words)) > 250
+    families = {word for family in FAMILIES for word in family.split()}
+    slips = {misspell(family, rng) for family in families for _ in range(300)}
+    assert not set(words) & (slips | families)

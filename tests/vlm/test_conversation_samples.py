@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vlm.flatpack.prompts import OUTSIDE_ANSWER
+from vlm.flatpack.outside import OUTSIDE_ANSWER
 from vlm.training.conversations import KINDS, conversation_sample
 
 

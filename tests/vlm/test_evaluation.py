@@ -15,8 +15,9 @@ from vlm.events import Finished, ImageDone, TextDelta
 from vlm.flatpack import dialogue
 from vlm.flatpack.build import stages
 from vlm.flatpack.dialogue import Turn, change_turn, describe, draw_turn, next_turn, question_turn, talk_turn
+from vlm.flatpack.outside import OUTSIDE_THINGS, UNSEEN_THINGS
 from vlm.flatpack.product import sample_product
-from vlm.flatpack.prompts import OUTSIDE_THINGS, UNSEEN_THINGS, sayable
+from vlm.flatpack.prompts import sayable
 from vlm.flatpack.render import render
 from vlm.flatpack.wording import guide_text
 from vlm.stream import Conversation

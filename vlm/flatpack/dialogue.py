@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlm.flatpack.build import Stage, stages
+from vlm.flatpack.outside import OUTSIDE_ANSWER, outside_prompt
 from vlm.flatpack.product import FAMILIES, Product, choices
-from vlm.flatpack.prompts import DRAW, OUTSIDE_ANSWER, misspell, noun_phrase, outside_prompt, sayable
+from vlm.flatpack.prompts import DRAW, misspell, noun_phrase, sayable
 from vlm.flatpack.wording import article, attribute_phrase, guide_text, join, number_word, step_variants
 
 

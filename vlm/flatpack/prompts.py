@@ -1,6 +1,6 @@
 """How people ask: full, terse, polite, misspelt, with attributes in any order or missing.
 
-Knows which attributes a prompt stated; knows nothing of answers, but for what is outside the world.
+Knows which attributes a prompt stated; knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -70,109 +70,6 @@ DRAW = (
     "picture of {a}",
     "sketch {a}",
 )
-
-OUTSIDE_THINGS = (
-    "bicycle",
-    "piano",
-    "rocket",
-    "computer",
-    "tent",
-    "kite",
-    "boat",
-    "house",
-    "car",
-    "drone",
-    "guitar",
-    "clock",
-    "greenhouse",
-    "robot",
-    "swing",
-    "fence",
-    "door",
-    "window",
-    "toaster",
-    "violin",
-    "skateboard",
-    "birdhouse",
-    "wardrobe",
-    "sofa",
-    "mirror",
-    "trampoline",
-    "hammock",
-    "ladder",
-    "cradle",
-    "aquarium",
-    "printer",
-    "radio",
-    "bridge",
-    "train",
-    "telescope",
-    "fountain",
-    "chandelier",
-    "stove",
-    "sled",
-    "barbecue",
-    "canoe",
-    "pergola",
-)
-OUTSIDE_QUESTIONS = (
-    "What is the capital of France?",
-    "How do I bake a cake?",
-    "Tell me a joke.",
-    "What is two plus two?",
-    "Who wrote Hamlet?",
-    "Translate hello into German.",
-    "What is the weather like today?",
-    "Write a poem about rain.",
-    "How far is the moon?",
-    "What should I cook tonight?",
-    "Can you book me a flight?",
-    "Solve x + 3 = 7.",
-    "Recommend a film.",
-    "How do I tie a tie?",
-    "What time is it?",
-    "Sing me a song.",
-    "How do I learn to swim?",
-    "Why is the sky blue?",
-    "How do I make coffee?",
-    "What does love mean?",
-    "How do I change a tyre?",
-    "Give me a recipe for soup.",
-    "Play some music.",
-    "How old is the universe?",
-)
-UNSEEN_THINGS = (
-    "trumpet",
-    "helicopter",
-    "umbrella",
-    "lantern",
-    "wheelbarrow",
-    "scooter",
-    "doghouse",
-    "cupboard",
-    "microscope",
-    "carpet",
-    "windmill",
-    "submarine",
-)
-UNSEEN_QUESTIONS = (
-    "What is the largest ocean?",
-    "How do I plant a tree?",
-    "Who painted the Mona Lisa?",
-    "Tell me a story.",
-    "How do I boil an egg?",
-    "Which day is today?",
-    "What is seven times six?",
-    "Translate goodbye into French.",
-)
-"""Things and questions that no training has: on them it shows whether the model knows where its world ends."""
-OUTSIDE_ANSWER = (
-    "I cannot help with that. I am a small model that knows flat-pack furniture only: "
-    + join(f"{name}es" if name.endswith("ch") else f"{name}s" for name in FAMILIES)
-    + ". Ask me, for example: How do I assemble a blue stool with three legs? "
-    "A larger model in the same form is loaded with --bundle and its folder."
-)
-
 
 @dataclass(frozen=True)
 class Prompt:
@@ -266,26 +163,3 @@ def make_prompt(product: Product, rng: random.Random) -> Prompt:
     if rng.random() < 0.15:
         text = misspell(text, rng)
     return Prompt(text, tuple(name for name in names if name in stated))
-
-
-def outside_prompt(rng: random.Random, split: str = "train") -> str:
-    """A prompt that the flatpack world has no answer to: a question, a guide to or a picture of some other thing, or no
-    words at all. split: "held_out" for what no training has."""
-    unseen, kind = split == "held_out", rng.random()
-    if kind < 0.1:
-        return nonsense(rng)
-    if kind < 0.4:
-        return rng.choice(UNSEEN_QUESTIONS if unseen else OUTSIDE_QUESTIONS)
-    thing = rng.choice(UNSEEN_THINGS if unseen else OUTSIDE_THINGS)
-    colour = rng.choice(("", "", "red ", "blue ", "small ", "green "))
-    text = rng.choice(QUESTIONS if rng.random() < 0.6 else DRAW).format(a=article(colour + thing))
-    return text.lower() if rng.random() < 0.2 else text
-
-
-def nonsense(rng: random.Random) -> str:
-    """What a cat types: one to four words of letters, digits or signs, none of them a word of this world."""
-    while True:
-        keys = rng.choice(("abcdefghijklmnopqrstuvwxyz", "asdfghjkl", "qwertyuiop", "0123456789", "?!.,-:;"))
-        words = ["".join(rng.choices(keys, k=rng.randint(1, 7))) for _ in range(rng.randint(1, 4))]
-        if not set(words) & set(FAMILIES):
-            return " ".join(words)
