@@ -29,8 +29,8 @@ def place(tmp_path):
     return tmp_path
 
 
-def train(place):
-    words = ["adapt", "train", place / "data", "-o", place / "adapter", "--bundle", place / "base", "--max-steps", 4,
+def train(place, steps=4):
+    words = ["adapt", "train", place / "data", "-o", place / "adapter", "--bundle", place / "base", "--max-steps", steps,
              "--rank", 2, "--rehearse", 0, "--validate-every", 2, "--batch-size", 2, "--device", "cpu"]  # fmt: skip
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -87,6 +87,8 @@ def test_a_checkpoint_that_cannot_be_replaced_stays_as_it_was(place, monkeypatch
     checkpoint = place / "adapter.training" / "checkpoint.pt"
     before, adapter = checkpoint.read_bytes(), load_adapter(place / "adapter").fingerprint()
     filling(monkeypatch, "torch.save", FULL_TORCH, 0)
-    assert train(place).exit_code == 2
+    # A run whose budget is spent has nothing to save.
+    assert train(place).exit_code == 0 and checkpoint.read_bytes() == before
+    assert train(place, steps=6).exit_code == 2
     assert checkpoint.read_bytes() == before and torch.load(checkpoint, weights_only=True)["step"] == 4
     assert load_adapter(place / "adapter").fingerprint() == adapter

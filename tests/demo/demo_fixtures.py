@@ -29,7 +29,7 @@ QUICK = Settings(temperature=1.0, code_temperature=1.0)
 
 def tiny_rooms(root: Path, *, line: Line | None = None, **changes) -> Rooms:
     """Rooms over one tiny model."""
-    return Rooms(root, ModelMenu.of(tiny_agent()), line or Line(), **changes)
+    return Rooms(root, ModelMenu.of(ChatAgent(tiny_agent().backbone)), line or Line(), **changes)
 
 
 def run(room: Room, running) -> list[list[dict]]:

@@ -21,7 +21,7 @@ from vlm.saved import CONVERSATION_FILE
 def test_a_server_that_only_programs_use_cleans_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     script(monkeypatch, "Yes.")
     rooms = tiny_rooms(tmp_path)
-    unused, left = rooms.history.folder(VISITOR, NAME), rooms.files.folder / "left"
+    unused, left = rooms.history.folder(VISITOR, NAME), rooms.files.folder / f"a0-{'0' * 32}"
     unused.mkdir(parents=True), left.mkdir()
     (unused / CONVERSATION_FILE).write_text("{}")
     for old in (unused / CONVERSATION_FILE, left):
