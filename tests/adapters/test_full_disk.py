@@ -31,7 +31,8 @@ def place(tmp_path):
 
 def train(place, steps=4):
     words = ["adapt", "train", place / "data", "-o", place / "adapter", "--bundle", place / "base",
-             "--max-steps", steps, "--rank", 2, "--rehearse", 0, "--validate-every", 2, "--batch-size", 2, "--device", "cpu"]  # fmt: skip
+             "--max-steps", steps, "--rank", 2, "--rehearse", 0, "--validate-every", 2, "--batch-size", 2,
+             "--device", "cpu"]  # fmt: skip
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
