@@ -19,7 +19,7 @@ from accelerate.utils import gather
 from torch import Tensor, nn
 
 from hart.tokenizer import TokenizerConfig
-from vlm.training.loop import train
+from vlm.training.loop import leave_processes, train
 from vlm.training.settings import TrainSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
 
@@ -108,6 +108,7 @@ def main(folder: Path, batch_size: int) -> None:
     task.validate = lambda module, folder, step: {}  # type: ignore[method-assign]
     train(task, settings, folder / "tokenizer")
     keep_of_all(task.module.tokenizer, folder / "tokenizer" / "all.pt")
+    leave_processes()
 
 
 if __name__ == "__main__":

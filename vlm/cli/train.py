@@ -38,13 +38,14 @@ def train_tokenizer(
     """Train the image tokenizer on rendered manuals."""
     with reporting(debug):
         from vlm.settings import load_settings, packaged_config
-        from vlm.training.loop import train
+        from vlm.training.loop import leave_processes, train
         from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
 
         settings = load_settings(config or packaged_config("tokenizer"), TokenizerSettings, override or ())
         _begin(out, resume)
         task = TokenizerTask(settings)
         train(task, settings.train, out, resume, task.earlier_runs())
+        leave_processes()
 
 
 @train_app.command("model")
@@ -58,13 +59,14 @@ def train_model(
     """Train the towers and heads on manuals, over a trained tokenizer; writes a bundle."""
     with reporting(debug):
         from vlm.settings import load_settings, packaged_config
-        from vlm.training.loop import train
+        from vlm.training.loop import leave_processes, train
         from vlm.training.model import ModelSettings, ModelTask
 
         settings = load_settings(config or packaged_config("model"), ModelSettings, override or ())
         _begin(out, resume)
         task = ModelTask(settings)
         train(task, settings.train, out, resume, task.earlier_runs())
+        leave_processes()
 
 
 def _begin(out: Path, resume: bool) -> None:

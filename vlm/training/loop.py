@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -238,6 +238,15 @@ def train(
         task.export(final, folder)
     accelerator.wait_for_everyone()
     return final
+
+
+def leave_processes() -> None:
+    """Part from the other processes of a run, at the end of the program: an exit while their threads still run is a
+    crash, now and then."""
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 def _of_the_main_process(value: float, accelerator: Accelerator) -> float:
