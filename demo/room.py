@@ -246,8 +246,7 @@ class Room:
         """The conversation as it is saved, or an empty one, with a model of the menu."""
         backbone = self.menu.backbone(model)
         saved = (self.folder / CONVERSATION_FILE).is_file()
-        seed = self.menu.agent(model).seed
-        return load_conversation(backbone, self.folder) if saved else ChatSession(backbone, seed=seed)
+        return load_conversation(backbone, self.folder) if saved else self.menu.agent(model).session()
 
     def _keep(self, image: Image.Image) -> str:
         path = self.files.keep(image)

@@ -17,21 +17,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather
 from torch import Tensor, nn
+from training_fixtures import TINY
 
-from hart.tokenizer import TokenizerConfig
 from vlm.training.loop import leave_processes, train
 from vlm.training.settings import TrainSettings
 from vlm.training.tokenizer import TokenizerSettings, TokenizerTask
-
-TINY = TokenizerConfig(
-    channels=8,
-    vocab_size=64,
-    encoder_widths=(16, 16, 32),
-    decoder_widths=(16, 16, 32),
-    encoder_blocks=(1, 1, 1),
-    decoder_blocks=(1, 1, 1),
-    groups=8,
-)
 
 
 class Line:

@@ -146,6 +146,7 @@ def train(
             train_adapter,
         )  # fmt: skip
         from vlm.bundle import fingerprint, load_bundle
+        from vlm.training.loop import leave_processes
         from vlm.training.settings import TrainSettings
 
         lora = LoraSettings(parse_places(places), rank, 2.0 * rank if alpha is None else alpha, dropout, rslora)
@@ -193,6 +194,7 @@ def train(
             held_out=tuple(names[i] for i in tested),
         )
         train_adapter(model, processor, material, settings, out, about, resume=resume, force=force)
+        leave_processes()
         typer.echo(f"Wrote {out}")
 
 

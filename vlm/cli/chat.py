@@ -66,10 +66,10 @@ def chat(
         if known:
             # Saved where it is, not in the place of a link to it.
             place = place.resolve()
-        if not known:
+            if system is not None:
+                raise UserError(f"{place} holds a conversation, whose --system cannot change; begin another")
+        else:
             check_output_folder(place, marker=CONVERSATION_FILE, advice="name another folder")
-        elif system is not None:
-            raise UserError(f"{place} holds a conversation, whose --system cannot change; begin another")
         agent, name, _ = adapted_agent_for(bundle, device, dtype, seed or 0, adapter)
         session = agent.load_session(place) if known else agent.session(system=system)
         talk = Chat(session, place, chosen(guidance=guidance, temperature=temperature), name)
