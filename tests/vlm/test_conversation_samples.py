@@ -30,9 +30,25 @@ def answers(kind: str, number: int) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "follows"),
     [
-        ("guide", {("guide", "guide"), ("guide", "outside"), ("guide", "picture"), ("words", "guide")}),
-        ("words", {("guide", "guide"), ("guide", "outside"), ("guide", "words"), ("words", "guide")}),
-        ("chat", {("picture", "guide"), ("picture", "picture"), ("picture", "words"), ("words", "picture")}),
+        (
+            "guide",
+            {("guide", "guide"), ("guide", "outside"), ("guide", "picture"), ("words", "guide"), ("outside", "guide")},
+        ),
+        (
+            "words",
+            {("guide", "guide"), ("guide", "outside"), ("guide", "words"), ("words", "guide"), ("outside", "guide")},
+        ),
+        (
+            "chat",
+            {
+                ("picture", "guide"),
+                ("picture", "picture"),
+                ("picture", "words"),
+                ("picture", "outside"),
+                ("words", "picture"),
+                ("outside", "picture"),
+            },
+        ),
     ],
 )
 def test_every_kind_of_answer_may_follow(kind: str, follows: set[tuple[str, str]]):

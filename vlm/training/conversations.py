@@ -56,7 +56,9 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
         return sample_of([talk(product, rng)], size, rng)
     if kind == "chat":
         return sample_of(chat(product, rng, split), size, rng)
-    turns = [talk_turn(rng)] if rng.random() < 0.2 else []
+    # Refusals are cheap where nothing is drawn, and it takes hundreds to learn that all things but ten are unknown.
+    before = rng.choice((0, 1, 1, 2)) if kind == "words" else int(rng.random() < 0.2)
+    turns = [opening_turn(rng) for _ in range(before)]
     turns.append(asked_guide(product, rng))
     if kind == "words":
         # Cheap guides: reading prompts, copying, counting and what follows what are learnt at a fraction of the cost.
@@ -70,6 +72,11 @@ def conversation_sample(number: int, size: int, seed: int, split: str = "train",
             # Two guides can stand before it: what is asked last must still be heard.
             turns.append(closing_turn(turns[-1].product or product, rng, split))
     return sample_of(turns, size, rng)
+
+
+def opening_turn(rng: random.Random) -> Turn:
+    """What may be said before anything is drawn: a request that this world has no answer to, a pleasantry."""
+    return outside_turn(rng) if rng.random() < 0.6 else talk_turn(rng)
 
 
 def asked_guide(product: Product, rng: random.Random) -> Turn:
@@ -113,7 +120,7 @@ def talk(product: Product, rng: random.Random) -> Turn:
 
 def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
     """Several turns: a picture of a product, changes of it, questions about it, talk, another product, a guide."""
-    turns = [talk_turn(rng)] if rng.random() < 0.3 else []
+    turns = [opening_turn(rng)] if rng.random() < 0.3 else []
     turns.append(draw_turn(product, rng))
     for _ in range(rng.choice((1, 1, 2, 3))):
         chance = rng.random()
@@ -123,7 +130,7 @@ def chat(product: Product, rng: random.Random, split: str) -> list[Turn]:
             step = len(stages(product))
             turns.append(question_turn(product, step, visible_stages(product, step), rng))
         elif chance < 0.75:
-            turns.append(talk_turn(rng, product) if rng.random() < 0.7 else outside_turn(rng, product))
+            turns.append(talk_turn(rng, product) if rng.random() < 0.5 else outside_turn(rng, product))
         elif chance < 0.85:
             turns.append(draw_turn(sample_product(rng, split), rng))
         else:
