@@ -223,7 +223,10 @@ def test_a_guide_goes_again_to_the_place_where_this_talk_wrote_it(here, monkeypa
     assert runner.invoke(app, ["chat", "talk"], input="\n".join(lines)).exit_code == 0
     assert [read_origin(path).seed for path in sorted((here / "stool").rglob("*.png"))] == [9, 0]
     done = runner.invoke(app, ["chat", "talk"], input="/guide stool")
-    assert done.exit_code == 2 and "exists and is not empty" in done.stderr
+    assert done.exit_code == 2 and done.stderr.strip().endswith("exists and is not empty; give /guide another place")
+    (here / "stool.pdf").touch()
+    done = runner.invoke(app, ["chat", "talk"], input="/guide stool.pdf")
+    assert done.exit_code == 2 and done.stderr.strip().endswith("stool.pdf exists; give /guide another place")
 
 
 @pytest.mark.parametrize(

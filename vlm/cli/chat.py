@@ -191,7 +191,8 @@ class Chat:
         if not place:
             raise UserError("/guide needs a place: a folder, or a .pdf, .html or .zip file")
         # What this talk wrote it may write again: a guide whose step was redrawn goes to the same place.
-        self._note(f"Wrote {EditableGuide(self.session, self._guide()).save(place, force=place in self.guides)}")
+        guide = EditableGuide(self.session, self._guide())
+        self._note(f"Wrote {guide.save(place, force=place in self.guides, advice='give /guide another place')}")
         self.guides.add(place)
 
     def _retry(self, _: str) -> None:

@@ -70,6 +70,7 @@ def save_guide(
     *,
     seeds: Sequence[int] | None = None,
     beside: Mapping[str, str] | None = None,
+    advice: str = "",
 ) -> Path:
     """Write `guide` with its steps' `pictures` (mode "RGB") to `target`; return the path of its first form.
 
@@ -77,9 +78,10 @@ def save_guide(
     `FORMATS` for a folder, by default `DEFAULT_FORMATS`; "pdf" is guide.pdf (A4) and guide-letter.pdf.
     seeds: of the steps' pictures, for their metadata, where they are not all the guide's. beside: names and texts of
     further files that a folder or a zip gets. The bytes depend on what is given alone. Raises `UserError` where the
-    target cannot be written or is taken; `force` replaces an earlier guide.
+    target cannot be written or is taken; `force` replaces an earlier guide. advice: what to do then, where there is no
+    --force.
     """
-    with destination(target, formats, force) as write:
+    with destination(target, formats, force, advice) as write:
         write(guide, pictures, seeds=seeds, beside=beside)
     return first_file(target, formats)
 
@@ -94,7 +96,9 @@ def first_file(target: Path | str, formats: Sequence[str] | None = None) -> Path
 
 
 @contextmanager
-def destination(target: Path | str, formats: Sequence[str] | None = None, force: bool = False) -> Iterator[Writer]:
+def destination(
+    target: Path | str, formats: Sequence[str] | None = None, force: bool = False, advice: str = ""
+) -> Iterator[Writer]:
     """Yield what writes a guide; on leaving without an error it is at `target`, see `save_guide`.
 
     Entering already proves that the place can be written, so no drawing is lost to it.
@@ -104,13 +108,13 @@ def destination(target: Path | str, formats: Sequence[str] | None = None, force:
         parse_formats(",".join(formats))
     kind = _kind(target)
     if kind is None:
-        with output_folder(target, marker=GUIDE_FILE, force=force) as staging:
+        with output_folder(target, marker=GUIDE_FILE, force=force, advice=advice) as staging:
             yield _reporting(target, lambda *given: _fill_folder(staging, formats, *given))
         return
     if formats is not None and tuple(formats) != (kind,):
         raise UserError(f"{target} is one {kind} file, expected a folder for the formats {','.join(formats)}")
     if os.path.lexists(target) and not os.path.isdir(target) and not force:
-        raise UserError(f"{target} exists; choose another place, or pass --force to replace it")
+        raise UserError(f"{target} exists; {advice or 'choose another place, or pass --force to replace it'}")
     with output_file(target) as path:
         yield _reporting(target, lambda *given: _fill_file(path, kind, *given))
 
