@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from itertools import islice
-from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 from PIL import Image
 
 from hart.tokenizer import HybridTokenizer
 from vlm.batch import StreamBatch, collate
-from vlm.training.batches import MixSettings, filled, unencoded
+from vlm.training.batches import filled, unencoded
 from vlm.training.conversations import conversation_sample
 from vlm.training.model import ModelSettings, ModelTask, TowerSettings
 from vlm.training.settings import TrainSettings
@@ -26,29 +22,14 @@ TINY = TokenizerConfig(
 QUICK = TrainSettings(steps=1, device="cpu")
 
 
-def tiny_task(folder: Path, **more: Any) -> ModelTask:
-    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
-    save_tokenizer(HybridTokenizer(TINY), TINY, folder)
-    sizes = {"vocabulary": 512, "tower": tower, "residual_width": 32, "residual_depth": 1}
-    return ModelTask(ModelSettings(tokenizer=str(folder), train=QUICK, **sizes, **more))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_words_come_first_and_what_follows_is_what_it_would_have_been(tmp_path, workers):
-    mix = MixSettings(guide=0, words=0, talk=1, chat=1)
-    straight = tiny_task(tmp_path, mix=mix, workers=workers)
-    words_first = tiny_task(tmp_path, mix=mix, words_first=2, workers=workers)
-    found = list(islice(straight.batches(0, 1, 0, 1), 5))
-    first = list(islice(words_first.batches(0, 1, 0, 1), 5))
-    assert [batch.kind for batch in first[:2]] == ["words", "words"] and first[0].name != first[1].name
-    assert "words" not in {batch.kind for batch in found}
-    assert [batch.name for batch in first[2:]] == [batch.name for batch in found[2:]]
-    # A run that goes on in the middle of them knows where it is.
-    assert next(words_first.batches(1, 1, 0, 1)).name == first[1].name
-
-
 def test_rows_made_in_workers_and_pictures_encoded_later_are_what_the_processor_encodes(tmp_path):
-    task = tiny_task(tmp_path)
+    tower = TowerSettings(width=32, hidden=64, layers=2, heads=2)
+    save_tokenizer(HybridTokenizer(TINY), TINY, tmp_path)
+    task = ModelTask(
+        ModelSettings(
+            tokenizer=str(tmp_path), vocabulary=512, tower=tower, residual_width=32, residual_depth=1, train=QUICK
+        )
+    )
     model, processor = task.module, task.processor
     samples = [conversation_sample(number, 128, 0, kind="chat") for number in range(3)]
     batch = unencoded("chat", "", samples, processor, torch.Generator().manual_seed(5), 2)

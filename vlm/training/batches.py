@@ -62,10 +62,7 @@ class Batch:
 
 
 class Batches(IterableDataset):
-    """Batches from number `start` on: text and rows are made here, in the workers; the model encodes the pictures.
-
-    The first `words_first` of a run are words alone.
-    """
+    """Batches from number `start` on: text and rows are made here, in the workers; the model encodes the pictures."""
 
     def __init__(
         self,
@@ -78,9 +75,7 @@ class Batches(IterableDataset):
         batch_size: int,
         rank: int,
         world: int,
-        words_first: int = 0,
     ) -> None:
-        self.words_first = words_first
         self.mix, self.seed, self.draft_spans, self.processor, self.cache = mix, seed, draft_spans, processor, cache
         self.start, self.batch_size, self.rank, self.world = start, batch_size, rank, world
 
@@ -93,8 +88,6 @@ class Batches(IterableDataset):
             place = batch * self.world + self.rank
             # By the batch's number alone: every process takes the same kind at a time.
             kind = random.Random(f"{seed}:{batch}:kind").choices(KINDS, self.mix.shares())[0]
-            if batch < self.words_first:
-                kind = "words"
             count = self.batch_size * WIDER[kind]
             name = f"{kind}-{count}-{place:08d}"
             generator = torch.Generator().manual_seed(random.Random(f"{seed}:{place}:rows").getrandbits(48))

@@ -70,11 +70,10 @@ class ModelSettings:
 
     tokenizer: folder of a trained image tokenizer, or of a bundle, "" for that of `initial` or runs/tokenizer; initial:
     folder of a bundle to start from, whose sizes and text vocabulary are kept (the optimizer starts fresh), "" for
-    random weights; vocabulary: size of the text vocabulary; mix: what is learnt from; words_first: batches of words
-    alone before those of the mix; cache: folder to keep encoded conversations in for later runs, "" for none;
-    draft_spans: pictures per conversation whose drawing is learnt (the others are only seen); checkpointing: see
-    `HartVLM`; residual_*: the residual head; *_weight: of the losses; coarse_emphasis, code_softness (see
-    `HartVLMConfig`); guidance: the default that the bundle is saved with.
+    random weights; vocabulary: size of the text vocabulary; mix: what is learnt from; cache: folder to keep encoded
+    conversations in for later runs, "" for none; draft_spans: pictures per conversation whose drawing is learnt (the
+    others are only seen); checkpointing: see `HartVLM`; residual_*: the residual head; *_weight: of the losses;
+    coarse_emphasis, code_softness (see `HartVLMConfig`); guidance: the default that the bundle is saved with.
     Raises ValueError on what cannot be.
     """
 
@@ -93,13 +92,12 @@ class ModelSettings:
     draft_spans: int = 3
     checkpointing: bool = False
     mix: MixSettings = field(default_factory=MixSettings)
-    words_first: int = 0
     cache: str = ""
     workers: int = 1
     train: TrainSettings = field(default_factory=lambda: TrainSettings(minutes=60, batch_size=8, learning_rate=1e-3))
 
     def __post_init__(self) -> None:
-        counts = ("draft_spans", "words_first", "workers")
+        counts = ("draft_spans", "workers")
         for name in ("text_weight", "code_weight", "residual_weight", "code_softness", "guidance", *counts):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 0")
@@ -194,7 +192,7 @@ class ModelTask:
         workers = self.settings.workers
         data = Batches(
             self.settings.mix, self.settings.train.seed, self.settings.draft_spans,
-            self.processor, self._cache, start, batch_size, rank, world, self.settings.words_first,
+            self.processor, self._cache, start, batch_size, rank, world,
         )  # fmt: skip
         loader = DataLoader(
             data, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None, collate_fn=lambda x: x
