@@ -71,6 +71,7 @@ DRAW = (
     "sketch {a}",
 )
 
+
 @dataclass(frozen=True)
 class Prompt:
     """What somebody typed about a product, and the attributes it states (the others are the answer's to choose)."""
